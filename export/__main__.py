@@ -1,0 +1,123 @@
+"""Command line: source → artifact → proof, with progress and a parity table."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+from export import ExportError
+from export.artifact import Place, write_artifact
+from export.options import Options, make_source
+from export.parity import ParityError, Proof
+from export.report import Steps, parity_table
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_SOURCES = Literal["bert", "glassblock", "minilm", "module", "random", "torch_encoder"]
+_MODEL, _SHAPE, _MODULE = "Weights that exist", "A block's shape: random, glassblock, torch_encoder", "Your own module"
+# What stands in for the default model where its package cannot be had: one block that anything can run.
+_SEEDED = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_layers": 1}
+
+
+def _option(text: str, panel: str | None = None, flag: str | None = None) -> object:
+    return typer.Option(*([flag] if flag else []), help=text, rich_help_panel=panel, show_default=panel is None)
+
+
+@app.command()
+def export(  # noqa: PLR0913 - each argument is an option of the command line
+    *,
+    origin: Annotated[str | None, typer.Argument(metavar="[FROM]", help="A folder, file or import path.")] = None,
+    source: Annotated[_SOURCES | None, _option("Where the weights come from.")] = None,
+    name: Annotated[str | None, _option("The model's name.")] = None,
+    version: Annotated[str, _option("The model's version.")] = "1",
+    models: Annotated[Path, _option("The model repository to write into.")] = Path("models"),
+    overwrite: Annotated[bool, _option("Replace the version if it exists.", flag="--overwrite")] = False,
+    default: Annotated[bool, _option("The default model, unless it is there already.", flag="--default")] = False,
+    layers: Annotated[str | None, _option("Half-open range of layers, as 2:5.", _MODEL)] = None,
+    cache: Annotated[Path | None, _option("Where minilm's package is kept; .cache/minilm.", _MODEL)] = None,
+    config: Annotated[Path | None, _option("JSON: a block's fields and num_layers, or a stack.", _SHAPE)] = None,
+    seed: Annotated[int | None, _option("Seed of random weights; 0.", _SHAPE)] = None,
+    bias: Annotated[bool | None, _option("All biases on or off.", _SHAPE, "--bias/--no-bias")] = None,
+    hidden_size: Annotated[int | None, _option("D; also for a module that does not tell.", _SHAPE)] = None,
+    num_attention_heads: Annotated[int | None, _option("H.", _SHAPE)] = None,
+    head_dim: Annotated[int | None, _option("d_k; D/H.", _SHAPE)] = None,
+    value_head_dim: Annotated[int | None, _option("d_v; d_k.", _SHAPE)] = None,
+    intermediate_size: Annotated[int | None, _option("F.", _SHAPE)] = None,
+    num_layers: Annotated[int | None, _option("Layers of this shape; 1.", _SHAPE)] = None,
+    norm: Annotated[str | None, _option("none or layer.", _SHAPE)] = None,
+    norm_eps: Annotated[float | None, _option("LayerNorm's epsilon; 1e-5.", _SHAPE)] = None,
+    placement: Annotated[str | None, _option("pre or post.", _SHAPE)] = None,
+    hidden_act: Annotated[str | None, _option("relu, gelu or gelu_tanh.", _SHAPE)] = None,
+    mask: Annotated[str | None, _option("bidirectional or causal.", _SHAPE)] = None,
+    final_norm: Annotated[str | None, _option("none or layer.", _SHAPE)] = None,
+    weights: Annotated[Path | None, _option("Its state dict, safetensors.", _MODULE)] = None,
+    arguments: Annotated[Path | None, _option("JSON: its constructor's arguments.", _MODULE)] = None,
+    max_sequence_length: Annotated[int | None, _option("The longest sequence it takes.", _MODULE)] = None,
+) -> None:
+    """Write models/NAME/VERSION: ONNX graphs, one file of weights, and the proof that they equal PyTorch."""
+    asked = {key: value for key, value in locals().items() if key in Options.__dataclass_fields__}
+    console = Console(stderr=True)
+    if default:
+        _export_default(models, console)
+        return
+    if source is None or (name is None and source != "minilm"):
+        raise ExportError("give --source and --name, or --default for the default model")
+    _export(Options(**asked), Place(models, name or "minilm", version), console, overwrite=overwrite)
+
+
+def _export(options: Options, place: Place, console: Console, *, overwrite: bool = False) -> None:
+    if place.folder.exists() and not overwrite:
+        raise ExportError(f"{place.folder} exists already; give another --version, or --overwrite")
+    source = make_source(options)
+    try:
+        with Steps(console, source) as step:
+            proof = write_artifact(source, place, step, overwrite=overwrite)
+    except ParityError as error:
+        _print_proof(error.proof)
+        raise
+    _print_proof(proof)
+    Console().print(f"{place.folder} is written", highlight=False, soft_wrap=True)
+
+
+def _export_default(models: Path, console: Console) -> None:
+    """The default model `minilm`; where its package cannot be had, `seeded`, and a sentence that says so."""
+    minilm, seeded = Place(models, "minilm"), Place(models, "seeded")
+    if minilm.folder.exists():
+        console.print(f"{minilm.folder} is there already", highlight=False, soft_wrap=True)
+        return
+    try:
+        _export(Options(source="minilm"), minilm, console)
+    except ParityError:
+        raise
+    except ExportError as error:
+        console.print(f"{error}; the small model 'seeded' stands in for it", highlight=False, soft_wrap=True)
+        if not seeded.folder.exists():
+            _export(Options(source="random", **_SEEDED), seeded, console)  # type: ignore[arg-type]
+
+
+def _print_proof(proof: Proof) -> None:
+    Console().print(parity_table(proof))
+
+
+def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
+    # As an exception, so that what was half written is removed on the way out.
+    sys.exit(128 + signum)
+
+
+def main() -> None:
+    """The command `glassblock-export`: exit code 0, or 1 with one sentence on stderr, 2 for a wrong option."""
+    signal.signal(signal.SIGTERM, _stop)
+    sys.path.insert(0, str(Path.cwd()))  # where --source module looks first, as `python -m` does
+    try:
+        app(prog_name="glassblock-export")
+    except ExportError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

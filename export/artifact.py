@@ -1,0 +1,182 @@
+"""Writes a version folder and its manifest: all of it, or nothing."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from export import ExportError, onnx_file, parity, probes
+from export.golden import make_golden
+from export.sources import Source
+from export.sources.weights import file_sha256
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a version goes: models/NAME/VERSION.
+
+    Raises:
+        ExportError: A name or version that is not allowed.
+    """
+
+    models: Path
+    name: str
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ExportError(
+                f"--name {self.name!r} must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit"
+            )
+        if not _VERSION.fullmatch(self.version):
+            raise ExportError(f"--version {self.version!r} must be a whole number from 1 to 999999999")
+
+    @property
+    def folder(self) -> Path:
+        """The version folder."""
+        return self.models / self.name / self.version
+
+
+def write_artifact(source: Source, place: Place, step: onnx_file.Step, *, overwrite: bool = False) -> parity.Proof:
+    """Exports `source` into its place and proves it; on any failure the place is as it was.
+
+    Raises:
+        ExportError: The version exists and `overwrite` is false, or the export or its proof failed.
+    """
+    if place.folder.exists() and not overwrite:
+        raise ExportError(f"{place.folder} exists already; give another --version, or --overwrite")
+    with _staged(place.folder) as folder:
+        onnx_file.write_graphs(source, folder, step)
+        if source.text:
+            shutil.copyfile(source.text.tokenizer, folder / "text" / "tokenizer.json")
+        proof = parity.prove(source, folder, step)
+        step("write")
+        _write_json(folder / "manifest.json", _manifest(source, place, proof, folder))
+        _sync(folder)
+    return proof
+
+
+def _manifest(source: Source, place: Place, proof: parity.Proof, folder: Path) -> dict[str, Any]:
+    return {
+        "format": "glassblock/1",
+        "name": place.name,
+        "version": place.version,
+        "source": {
+            "kind": source.kind,
+            "reference": source.reference,
+            "layers": list(source.layer_range),
+            "files": dict(sorted(source.files.items())),
+        },
+        "precision": "float32",
+        "hidden_size": source.hidden_size,
+        "num_attention_heads": source.num_attention_heads,
+        "config": source.config.to_dict() if source.config else None,
+        "inputs": [spec.to_dict() for spec in probes.inputs(source.hidden_size)],
+        "outputs": [probes.stream("block_output", source.hidden_size).to_dict()],
+        "aliases": probes.aliases(source.config),
+        "layers": _layers(source),
+        "text": _text(source),
+        "limits": {"max_sequence_length": source.max_sequence_length},
+        "toolchain": _toolchain(),
+        "parity": proof.to_dict(),
+        "golden": make_golden(source),
+        "files": _files(folder),
+    }
+
+
+def _layers(source: Source) -> list[dict[str, Any]]:
+    return [
+        {
+            "graph": f"layers/{index}.onnx",
+            "source_layer": layer.source_layer,
+            "outputs": [spec.to_dict() for spec in layer.outputs],
+        }
+        for index, layer in enumerate(source.layers)
+    ]
+
+
+def _text(source: Source) -> dict[str, Any] | None:
+    if source.text is None:
+        return None
+    return {
+        "tokenizer": "text/tokenizer.json",
+        "embeddings": "text/embeddings.onnx",
+        "vocab_size": source.text.vocab_size,
+        "max_tokens": source.text.max_tokens,
+    }
+
+
+def _toolchain() -> dict[str, str | int]:
+    versions = {tool: package_version(tool) for tool in _TOOLS}
+    return {"opset": onnx_file.OPSET, "python": platform.python_version(), **versions}
+
+
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in files
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder`, renamed into its place at the end, removed with all it made on any failure."""
+    made = [parent for parent in (folder.parent.parent, folder.parent) if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Its name begins with a dot, which no version does: a server never takes it for one.
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        _swap(staging, folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(made)
+        raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in reversed(folders):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    old = staging.with_name(f"{staging.name}-old")
+    if folder.exists():
+        folder.rename(old)
+    staging.rename(folder)
+    _sync_path(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Brings everything to the disk, so that a crash after the rename leaves no empty file under a true name."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _sync_path(path)
+    _sync_path(folder)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

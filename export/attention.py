@@ -1,0 +1,87 @@
+"""Multi-head scaled dot-product attention, written as the chapter writes it."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from export.config import BlockConfig, Mask
+from export.linear import linear, matrix, vector
+
+# onnxruntime's CPU product splits sums longer than this in a way that depends on the padded length; chunks of this
+# size, added, make an answer the same to the last bit alone and in a batch (docs/decisions/0003-parity.md).
+MAX_SUM = 128
+
+
+class Attention(nn.Module):
+    """softmax(q·kᵀ / √d_k)·v for each head, heads concatenated times W_O (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        self.heads, self.mask = heads, config.mask
+        self.W_Q = matrix(hidden, heads * config.head_dim)
+        self.b_Q = vector(heads * config.head_dim, present=config.query_bias)
+        self.W_K = matrix(hidden, heads * config.head_dim)
+        self.b_K = vector(heads * config.head_dim, present=config.key_bias)
+        self.W_V = matrix(hidden, heads * config.value_head_dim)
+        self.b_V = vector(heads * config.value_head_dim, present=config.value_bias)
+        self.W_O = matrix(heads * config.value_head_dim, hidden)
+        self.b_O = vector(hidden, present=config.output_bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+    ) -> dict[str, Float[Tensor, "batch _ ..."]]:
+        """The probes query to attention_output of export/probes.py, in its order.
+
+        Args:
+            x: What W_Q, W_K and W_V see, float.
+            attention_mask: int64, 1 = attend, 0 = this key is hidden from every query.
+        """
+        query = self._split(linear(x, self.W_Q, self.b_Q))
+        key = self._split(linear(x, self.W_K, self.b_K))
+        value = self._split(linear(x, self.W_V, self.b_V))
+        allowed = visible(attention_mask, self.mask)
+        scores = scaled_scores(query, key)
+        # The dtype's minimum and not -inf: a row with nothing to attend to stays finite, and no NaN can arise.
+        scores = torch.where(allowed, scores, torch.finfo(scores.dtype).min)
+        # After that softmax such a row is uniform; it must be all zero, as nothing was attended to.
+        weights = torch.where(allowed, torch.softmax(scores, dim=-1), 0.0)
+        context = (weights @ value.transpose(1, 2)).transpose(1, 2)
+        return {
+            "query": query,
+            "key": key,
+            "value": value,
+            "attention_scores": scores,
+            "attention_weights": weights,
+            "context": context,
+            "attention_output": linear(context.flatten(2), self.W_O, self.b_O),
+        }
+
+    def _split(self, x: Float[Tensor, "batch sequence _"]) -> Float[Tensor, "batch sequence head _"]:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+def scaled_scores(
+    query: Float[Tensor, "batch sequence head head_dim"], key: Float[Tensor, "batch sequence head head_dim"]
+) -> Float[Tensor, "batch head sequence sequence"]:
+    """q·kᵀ / √d_k for each head: how much each query looks for each key, before the mask."""
+    head_dim = query.shape[-1]
+    queries = query.transpose(1, 2).split(MAX_SUM, dim=-1)
+    keys = key.permute(0, 2, 3, 1).split(MAX_SUM, dim=-2)
+    products = queries[0] @ keys[0]
+    for more_query, more_key in zip(queries[1:], keys[1:], strict=True):
+        products = products + more_query @ more_key
+    return products / math.sqrt(head_dim)
+
+
+def visible(
+    attention_mask: Int[Tensor, "batch sequence"], mask: Mask
+) -> Bool[Tensor, "batch 1 #sequence sequence"]:
+    """Which key (last axis) each query may attend to; one row for all queries where the mask is bidirectional."""
+    keys = (attention_mask != 0)[:, None, None, :]
+    if mask == "bidirectional":
+        return keys
+    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return keys & (position[None, :] <= position[:, None])

@@ -1,0 +1,87 @@
+"""The transformer block and a stack of them; every tensor on the way is part of the answer."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from export.attention import Attention
+from export.config import BlockConfig, StackConfig
+from export.feed_forward import FeedForward
+from export.norm import make_norm
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, each added to the residual stream, normed before (pre) or after the sum (post).
+
+    Sources: Vaswani et al. 2017 (arXiv:1706.03762) for post, Xiong et al. 2020 (arXiv:2002.04745) for pre.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.pre = config.placement == "pre"
+        self.attention_norm = make_norm(config.norm, config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.attention = Attention(config)
+        self.ffn_norm = make_norm(config.norm, config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+    ) -> dict[str, Float[Tensor, "batch _ ..."]]:
+        """Every probe of export/probes.py, in its order; `layer_output` is the block's answer.
+
+        Args:
+            hidden_states: What enters the block, float32 (float64 when the block is, for the oracle).
+            attention_mask: int64, 1 = attend, 0 = hidden as a key.
+        """
+        attention_input = self.attention_norm(hidden_states) if self.pre else hidden_states
+        attention = self.attention(attention_input, attention_mask)
+        resid_mid = hidden_states + attention["attention_output"]
+        ffn_input = self.ffn_norm(resid_mid) if self.pre else self.attention_norm(resid_mid)
+        ffn = self.feed_forward(ffn_input)
+        # Post-norm's residual stream is the normed one: its norm stands on the stream, not beside it.
+        resid_post = (resid_mid if self.pre else ffn_input) + ffn["ffn_output"]
+        return {
+            "layer_input": hidden_states,
+            "attention_input": attention_input,
+            **attention,
+            "resid_mid": resid_mid,
+            "ffn_input": ffn_input,
+            **ffn,
+            "resid_post": resid_post,
+            "layer_output": resid_post if self.pre else self.ffn_norm(resid_post),
+        }
+
+
+class Stack(nn.Module):
+    """Blocks one after another, then the final norm if there is one."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(TransformerBlock(layer) for layer in config.layers)
+        self.final_norm = make_norm(
+            config.final_norm, config.hidden_size, config.final_norm_eps, bias=config.final_norm_bias
+        )
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+    ) -> Float[Tensor, "batch sequence hidden"]:
+        """block_output: the last layer's output, after the final norm; arguments as the block's."""
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask)["layer_output"]
+        return self.final_norm(hidden_states)
+
+
+class FinalLayer(nn.Module):
+    """A stack's last block together with the final norm: all its probes, and block_output after them."""
+
+    def __init__(self, block: nn.Module, final_norm: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self.final_norm = final_norm
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+    ) -> dict[str, Float[Tensor, "batch _ ..."]]:
+        """The block's probes in their order, then block_output [batch, sequence, hidden]."""
+        probes = self.block(hidden_states, attention_mask)
+        return {**probes, "block_output": self.final_norm(probes["layer_output"])}

@@ -1,0 +1,177 @@
+"""What a block and a stack of blocks are made of: frozen values, checked when they are made."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, get_args, get_origin, Literal
+
+Norm = Literal["none", "layer"]
+Placement = Literal["pre", "post"]
+Activation = Literal["relu", "gelu", "gelu_tanh"]
+Mask = Literal["bidirectional", "causal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockConfig:
+    """One transformer block: attention and feed-forward, each with its residual, in Hugging Face's words.
+
+    Attributes:
+        hidden_size: D, the width of the residual stream; every tensor between blocks has it.
+        num_attention_heads: H, how many attention patterns a block computes side by side.
+        head_dim: d_k, the width of a query and a key. Its root scales the scores. D/H in most models, free here.
+        value_head_dim: d_v, the width of a value. Free of d_k, because only W_O has to bring H·d_v back to D.
+        intermediate_size: F, the width between the feed-forward's two products; usually 4·D.
+        norm: "none" is the textbook's bare formulas; "layer" is LayerNorm (Ba et al. 2016).
+        norm_eps: Added to the variance so that a constant row does not divide by zero; 1e-12 in BERT, 1e-5 in PyTorch.
+        norm_bias: Whether LayerNorm adds a bias; PyTorch's bias=False takes it away.
+        placement: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each part
+            (Xiong et al. 2020). Without a norm both are the same.
+        query_bias: Whether W_Q has a bias; like the next four a switch of its own, because families differ in each.
+        key_bias: Whether W_K has a bias; Whisper and BEiT leave this one out.
+        value_bias: Whether W_V has a bias.
+        output_bias: Whether W_O has a bias.
+        ffn_bias: Whether both products of the feed-forward have a bias.
+        hidden_act: "relu", "gelu" (exact, by erf) or "gelu_tanh" (GPT-2's approximation, 4e-4 away from exact).
+        mask: "bidirectional" lets every position see every other, "causal" only itself and those before it.
+
+    Raises:
+        ValueError: A size below 1, an epsilon that is not positive, or a word outside its list.
+    """
+
+    hidden_size: int
+    num_attention_heads: int
+    head_dim: int
+    value_head_dim: int
+    intermediate_size: int
+    norm: Norm = "layer"
+    norm_eps: float = 1e-5
+    norm_bias: bool = True
+    placement: Placement = "pre"
+    query_bias: bool = True
+    key_bias: bool = True
+    value_bias: bool = True
+    output_bias: bool = True
+    ffn_bias: bool = True
+    hidden_act: Activation = "gelu"
+    mask: Mask = "bidirectional"
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """A block from JSON's words; head_dim left out is hidden_size / num_attention_heads, value_head_dim is head_dim.
+
+        Raises:
+            ValueError: An unknown or missing field, or a value the block cannot have.
+        """
+        _refuse_unknown(cls, fields)
+        return cls(**_with_head_sizes(fields))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by its name, as the manifest holds it."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackConfig:
+    """Blocks one after another, and the norm after the last.
+
+    Attributes:
+        layers: The blocks in order. They may differ in everything but hidden_size.
+        final_norm: "layer" where the source normalises the last block's output (pre-norm models do), else "none".
+        final_norm_eps: The final norm's own epsilon: some sources differ from their blocks here.
+        final_norm_bias: Whether the final norm adds a bias.
+
+    Raises:
+        ValueError: No layers, layers of different hidden_size, or a value of the wrong kind.
+    """
+
+    layers: tuple[BlockConfig, ...]
+    final_norm: Norm = "none"
+    final_norm_eps: float = 1e-5
+    final_norm_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a stack needs at least one layer")
+        sizes = sorted({layer.hidden_size for layer in self.layers})
+        if len(sizes) > 1:
+            raise ValueError(f"layers of one stack must share hidden_size, got {sizes}")
+        _check_fields(self)
+
+    @property
+    def hidden_size(self) -> int:
+        """D, which all layers share."""
+        return self.layers[0].hidden_size
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """A stack from JSON's words: `layers`, a list of blocks; or one block's fields and `num_layers` (1 if left out).
+
+        Raises:
+            ValueError: An unknown or missing field, or a value the stack cannot have.
+        """
+        if "layers" not in fields:
+            return cls._repeat(fields)
+        _refuse_unknown(cls, fields)
+        layers = fields["layers"]
+        if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
+            raise ValueError("layers must be a list of blocks")
+        blocks = tuple(BlockConfig.from_dict(layer) for layer in layers)
+        return cls(**{**fields, "layers": blocks})
+
+    @classmethod
+    def _repeat(cls, fields: Mapping[str, Any]) -> Self:
+        own = {field.name for field in dataclasses.fields(cls)}
+        count = fields.get("num_layers", 1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"num_layers must be an integer of at least 1, got {count!r}")
+        block = {key: value for key, value in fields.items() if key not in own and key != "num_layers"}
+        stack = {key: value for key, value in fields.items() if key in own}
+        return cls(layers=(BlockConfig.from_dict(block),) * count, **stack)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by its name, as the manifest holds it; layers as a list."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "layers": [layer.to_dict() for layer in self.layers]}
+
+
+def _with_head_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    missing = [name for name in ("hidden_size", "num_attention_heads", "intermediate_size") if name not in fields]
+    if missing:
+        raise ValueError(f"a block needs {', '.join(missing)}")
+    full = dict(fields)
+    if "head_dim" not in full:
+        hidden, heads = full["hidden_size"], full["num_attention_heads"]
+        if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1 or hidden % heads:
+            raise ValueError(f"hidden_size {hidden} does not divide into {heads} heads; give head_dim")
+        full["head_dim"] = hidden // heads
+    full.setdefault("value_head_dim", full["head_dim"])
+    return full
+
+
+def _refuse_unknown(cls: type, fields: Mapping[str, Any]) -> None:
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in fields:
+        if key in names:
+            continue
+        near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+        raise ValueError(f"unknown field {key!r}; the nearest is {near[0]!r}")
+
+
+def _check_fields(config: BlockConfig | StackConfig) -> None:
+    for field in dataclasses.fields(config):
+        _check_field(field.name, field.type, getattr(config, field.name))
+
+
+def _check_field(name: str, kind: Any, value: object) -> None:
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -1,0 +1,38 @@
+"""The feed-forward network: two products with an activation between, for each position on its own."""
+
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from export.config import BlockConfig
+from export.linear import linear, matrix, vector
+
+ACTIVATIONS = {
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,  # x·Φ(x) by erf (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+}
+
+
+class FeedForward(nn.Module):
+    """act(x·W_1 + b_1)·W_2 + b_2 (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        hidden, intermediate = config.hidden_size, config.intermediate_size
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.W_1 = matrix(hidden, intermediate)
+        self.b_1 = vector(intermediate, present=config.ffn_bias)
+        self.W_2 = matrix(intermediate, hidden)
+        self.b_2 = vector(hidden, present=config.ffn_bias)
+
+    def forward(self, x: Float[Tensor, "batch sequence hidden"]) -> dict[str, Float[Tensor, "batch sequence _"]]:
+        """The probes ffn_pre_activation and ffn_post_activation [batch, sequence, intermediate] and ffn_output."""
+        pre = linear(x, self.W_1, self.b_1)
+        post = self.activation(pre)
+        return {
+            "ffn_pre_activation": pre,
+            "ffn_post_activation": post,
+            "ffn_output": linear(post, self.W_2, self.b_2),
+        }

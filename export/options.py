@@ -1,0 +1,128 @@
+"""The command line's options, which source takes which, and what they make."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from export import ExportError
+from export.config import StackConfig
+from export.sources import Source, bert, glassblock, minilm, module, random, torch_encoder
+
+_SHAPE = (
+    "hidden_size", "num_attention_heads", "head_dim", "value_head_dim", "intermediate_size", "num_layers",
+    "norm", "norm_eps", "placement", "hidden_act", "mask", "final_norm",
+)  # fmt: skip
+_BIASES = ("norm_bias", "query_bias", "key_bias", "value_bias", "output_bias", "ffn_bias", "final_norm_bias")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for at the command line; None is not asked for."""
+
+    source: str
+    origin: str | None = None
+    layers: str | None = None
+    config: Path | None = None
+    weights: Path | None = None
+    arguments: Path | None = None
+    seed: int | None = None
+    bias: bool | None = None
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    head_dim: int | None = None
+    value_head_dim: int | None = None
+    intermediate_size: int | None = None
+    num_layers: int | None = None
+    norm: str | None = None
+    norm_eps: float | None = None
+    placement: str | None = None
+    hidden_act: str | None = None
+    mask: str | None = None
+    final_norm: str | None = None
+    max_sequence_length: int | None = None
+    cache: Path | None = None
+
+
+# Each source: what it takes beside --name and the like, and how it is made.
+_TAKES: dict[str, tuple[set[str], Callable[[Options], Source]]] = {
+    "bert": ({"origin", "layers"}, lambda o: bert.load(_path(o), o.layers)),
+    "glassblock": ({"origin", "config", "bias", *_SHAPE}, lambda o: glassblock.load(_path(o), _stack_config(o))),
+    "minilm": ({"layers", "cache"}, lambda o: bert.load(minilm.folder(o.cache or minilm.CACHE), o.layers)),
+    "module": (
+        {"origin", "weights", "arguments", "hidden_size", "max_sequence_length"},
+        lambda o: module.load(
+            _origin(o, "the import path, as my_package:MyBlock"),
+            weights=o.weights,
+            arguments=read_json(o.arguments) if o.arguments else {},
+            hidden_size=o.hidden_size,
+            max_sequence_length=o.max_sequence_length,
+        ),
+    ),
+    "random": ({"config", "seed", "bias", *_SHAPE}, lambda o: random.load(_stack_config(o), o.seed or 0)),
+    "torch_encoder": (
+        {"origin", "layers", "config", *torch_encoder.TELLS},
+        lambda o: torch_encoder.load(_path(o), _asked(o, torch_encoder.TELLS), o.layers),
+    ),
+}
+
+
+def make_source(options: Options) -> Source:
+    """The source that the options ask for.
+
+    Raises:
+        ExportError: An option belongs to another source, or the source cannot be made.
+    """
+    takes, make = _TAKES[options.source]
+    for field in fields(options):
+        if field.name not in {*takes, "source"} and getattr(options, field.name) is not None:
+            word = "FROM" if field.name == "origin" else f"--{field.name.replace('_', '-')}"
+            raise ExportError(f"{word} does not go with --source {options.source}")
+    return make(options)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+        ExportError: It is missing, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExportError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ExportError(f"{path} must hold one JSON object")
+    return value
+
+
+def _origin(options: Options, what: str) -> str:
+    if options.origin is None:
+        raise ExportError(f"--source {options.source} needs FROM: {what}")
+    return options.origin
+
+
+def _path(options: Options) -> Path:
+    what = "a folder with config.json and model.safetensors" if options.source == "bert" else "a safetensors file"
+    return Path(_origin(options, what))
+
+
+def _asked(options: Options, names: tuple[str, ...]) -> dict[str, Any]:
+    """The config file's fields with the flags over them; a flag wins."""
+    from_file = read_json(options.config) if options.config else {}
+    flags = {name: getattr(options, name) for name in names}
+    return {**from_file, **{name: value for name, value in flags.items() if value is not None}}
+
+
+def _stack_config(options: Options) -> StackConfig:
+    asked: Mapping[str, Any] = _asked(options, _SHAPE)
+    if options.bias is not None:
+        asked = {**asked, **dict.fromkeys(_BIASES, options.bias)}
+    try:
+        return StackConfig.from_dict(asked)
+    except ValueError as error:
+        where = f"{options.config}: " if options.config else ""
+        raise ExportError(f"{where}{error}") from error

@@ -1,0 +1,323 @@
+"""The proof: PyTorch eager, in float32 and float64, against onnxruntime, over lengths, batches and padding."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from export import ExportError
+from export.onnx_file import WEIGHTS, Step
+from export.probes import TensorSpec, stream
+from export.sources import Source
+
+# Must be set before the import: the Linux wheel sends events out by default.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime  # noqa: E402 - see above
+
+onnxruntime.disable_telemetry_events()
+
+Array = NDArray[Any]
+Tensors = dict[str, Array]
+
+RULE = "|ours - f64| <= 2 * max|eager float32 - f64| + 1e-5 * max(1, |f64|), where the mask is 1 on every sequence axis"
+ORACLE = "PyTorch eager in float64, each sequence alone and unpadded"
+# Adds and normalises in another order where nothing reads the sum, so model.onnx would differ from its own layers.
+DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
+MIN_POSITIONS = 2  # a product of one row takes another path in onnxruntime; the server never runs fewer either
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences that run together: their lengths, and how each one's own mask is padded."""
+
+    lengths: tuple[int, ...]
+    padding: str
+
+
+BATCHES = (
+    Batch((1,), "none"),
+    Batch((2,), "none"),
+    Batch((3, 1, 2), "none"),
+    Batch((7, 5), "right"),
+    Batch((16, 9, 4, 13), "left"),
+    Batch((33, 20, 6), "holes"),
+    Batch((8, 5), "masked"),
+    Batch((63, 64, 65), "none"),
+    Batch((5, 17, 31, 2, 40, 1, 12, 23), "holes"),
+    Batch((128, 100), "left"),
+    Batch((300, 40), "right"),
+    Batch((512,), "none"),
+)
+
+
+@dataclass(slots=True)
+class Accuracy:
+    """How far an output ever was from float64, and how far PyTorch's own float32 was."""
+
+    max_error: float = 0.0
+    eager_float32_max_error: float = 0.0
+    breach: str | None = None
+
+
+@dataclass(slots=True)
+class Proof:
+    """What the comparison found.
+
+    Attributes:
+        outputs: By full name, block_output and layers.{i}.{probe}.
+        padded_equals_alone: Every padded answer was bit-equal to the same sequence alone.
+        layers_equal_model: The chain of layers was bit-equal to model.onnx.
+    """
+
+    outputs: dict[str, Accuracy] = field(default_factory=dict)
+    padded_equals_alone: bool = True
+    layers_equal_model: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's `parity`."""
+        return {
+            "rule": RULE,
+            "oracle": ORACLE,
+            "cases": len(BATCHES),
+            "padded_equals_alone": self.padded_equals_alone,
+            "layers_equal_model": self.layers_equal_model,
+            "outputs": {
+                name: {"max_error": found.max_error, "eager_float32_max_error": found.eager_float32_max_error}
+                for name, found in self.outputs.items()
+            },
+        }
+
+
+class ParityError(ExportError):
+    """The graphs do not compute what PyTorch computes; `proof` has every number."""
+
+    def __init__(self, sentence: str, proof: Proof) -> None:
+        super().__init__(sentence)
+        self.proof = proof
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One sequence on its way through the layers, on all four roads at once."""
+
+    mask: Array
+    eager32: torch.Tensor
+    eager64: torch.Tensor
+    alone: Array
+
+
+def prove(source: Source, folder: Path, step: Step) -> Proof:
+    """Runs every batch through the graphs in `folder` and through PyTorch, and holds one against the other.
+
+    Raises:
+        ParityError: An output breaks the rule; for our own blocks also where an answer depends on its neighbours or on
+            the graph that computed it.
+    """
+    proof = Proof()
+    run = _Run(source, folder, proof)
+    for number, batch in enumerate(BATCHES, start=1):
+        step(f"parity {number}/{len(BATCHES)}")
+        run.batch(_fit(batch, source.max_sequence_length), np.random.default_rng(number))
+    breach = next((found.breach for found in proof.outputs.values() if found.breach), None)
+    if breach:
+        raise ParityError(breach, proof)
+    if source.config and not proof.padded_equals_alone:
+        raise ParityError("an answer in a padded batch differs from the same sequence's answer alone", proof)
+    if source.config and not proof.layers_equal_model:
+        raise ParityError("the chain of layers answers differently from model.onnx", proof)
+    return proof
+
+
+class _Run:
+    """A source's modules and graphs, loaded once; `batch` sends one batch through all of them."""
+
+    def __init__(self, source: Source, folder: Path, proof: Proof) -> None:
+        self.source, self.proof = source, proof
+        self.doubles = [copy.deepcopy(layer.module).double() for layer in source.layers]
+        data = (folder / WEIGHTS).read_bytes()
+        self.model = open_graph(folder / "model.onnx", data)
+        self.layers = [open_graph(folder / f"layers/{index}.onnx", data) for index in range(len(source.layers))]
+
+    def batch(self, batch: Batch, generator: np.random.Generator) -> None:
+        """Compares every probe, layer by layer, so that one layer's maps are in memory at a time."""
+        masks = make_masks(batch)
+        rows = [generator.standard_normal((len(mask), self.source.hidden_size)).astype(np.float32) for mask in masks]
+        # As the server sends it: what is masked is zero.
+        rows = [row * mask[:, None].astype(np.float32) for row, mask in zip(rows, masks, strict=True)]
+        sequences = [_start(row, mask) for row, mask in zip(rows, masks, strict=True)]
+        mask = pad(masks)
+        hidden = pad(rows)
+        lean = run_graph(self.model, hidden, mask)["block_output"]
+        answers: list[tuple[Tensors, Tensors]] = []
+        for index in range(len(self.layers)):
+            ours = run_graph(self.layers[index], hidden, mask)
+            answers = self._layer(index, ours, sequences, batch)
+            hidden = ours.get("layer_output", hidden)
+        chained = ours.get("block_output", hidden)
+        self.proof.layers_equal_model &= same_bits(lean, chained)
+        final = [[answer.get("block_output", answer.get("layer_output")) for answer in pair] for pair in answers]
+        spec = stream("block_output", self.source.hidden_size)
+        self._compare("block_output", spec, lean, [(a, b) for a, b in final], masks, batch)
+
+    def _layer(
+        self, index: int, ours: Tensors, sequences: Sequence[_Sequence], batch: Batch
+    ) -> list[tuple[Tensors, Tensors]]:
+        layer = self.source.layers[index]
+        answers = []
+        for row, sequence in enumerate(sequences):
+            mask = sequence.mask[None]
+            eager32 = eager(layer.module, sequence.eager32, mask)
+            eager64 = eager(self.doubles[index], sequence.eager64, mask)
+            alone = run_graph(self.layers[index], sequence.alone, pad([sequence.mask]))
+            self._same_alone(layer.outputs, ours, alone, row, len(sequence.mask))
+            if "layer_output" in eager32:
+                sequence.eager32 = torch.from_numpy(eager32["layer_output"])
+                sequence.eager64 = torch.from_numpy(eager64["layer_output"])
+                sequence.alone = alone["layer_output"]
+            answers.append((eager32, eager64))
+        masks = [sequence.mask for sequence in sequences]
+        for spec in layer.outputs:
+            name = spec.name if spec.name == "block_output" else f"layers.{index}.{spec.name}"
+            pairs = [(first[spec.name], second[spec.name]) for first, second in answers]
+            self._compare(name, spec, ours[spec.name], pairs, masks, batch)
+        return answers
+
+    def _same_alone(
+        self, outputs: Sequence[TensorSpec], ours: Tensors, alone: Tensors, row: int, length: int
+    ) -> None:
+        every = np.arange(length)
+        for spec in outputs:
+            batched = cut(spec, ours[spec.name][row], every)
+            self.proof.padded_equals_alone &= same_bits(batched, cut(spec, alone[spec.name][0], every))
+
+    def _compare(
+        self,
+        name: str,
+        spec: TensorSpec,
+        ours: Array,
+        oracles: Sequence[tuple[Any, Any]],
+        masks: Sequence[Array],
+        batch: Batch,
+    ) -> None:
+        """Holds one output of a batch to the rule of facts S and remembers the largest errors."""
+        kept = [np.flatnonzero(mask) for mask in masks]
+        truth = [_clip(cut(spec, f64[0], keep)) for (_, f64), keep in zip(oracles, kept, strict=True)]
+        plain = [cut(spec, f32[0], keep) for (f32, _), keep in zip(oracles, kept, strict=True)]
+        own = max(largest(f32 - f64) for f32, f64 in zip(plain, truth, strict=True))
+        found = self.proof.outputs.setdefault(name, Accuracy())
+        found.eager_float32_max_error = max(found.eager_float32_max_error, own)
+        for row, (f64, keep) in enumerate(zip(truth, kept, strict=True)):
+            error = np.abs(cut(spec, ours[row], keep) - f64)
+            found.max_error = max(found.max_error, largest(error))
+            bound = tolerance(own, f64)
+            # Not "error > bound": a NaN must fail.
+            if found.breach is None and not np.all(error <= bound):
+                found.breach = _sentence(name, batch, row, error, bound, alone=self.source.config is None)
+
+
+def tolerance(eager_error: float, truth: Array) -> Array:
+    """The rule's right side, cell by cell: float32's own error, twice, and what a reordered sum may add."""
+    bound: Array = 2 * eager_error + 1e-5 * np.maximum(1, np.abs(truth))
+    return bound
+
+
+def _sentence(name: str, batch: Batch, row: int, error: Array, bound: Array, *, alone: bool) -> str:
+    worst = np.unravel_index(np.argmax(np.nan_to_num(error - bound, nan=np.inf)), error.shape)
+    sentence = (
+        f"{name} is off by {error[worst]:.3g} where {bound[worst]:.3g} is allowed, in the batch of lengths "
+        f"{list(batch.lengths)} with padding {batch.padding}, sequence {row}"
+    )
+    if alone and len(set(batch.lengths)) > 1:
+        sentence += "; the oracle runs each sequence alone, so an answer that moves with its padding fails here"
+    return sentence
+
+
+def _fit(batch: Batch, longest: int | None) -> Batch:
+    return batch if longest is None else Batch(tuple(min(length, longest) for length in batch.lengths), batch.padding)
+
+
+def make_masks(batch: Batch) -> list[Array]:
+    """The mask of each sequence, int64 [length], 1 = attend."""
+    masks = [np.ones(length, np.int64) for length in batch.lengths]
+    for mask in masks:
+        part = len(mask) // 3
+        if batch.padding == "right" and part:
+            mask[-part:] = 0
+        if batch.padding == "left":
+            mask[:part] = 0
+        if batch.padding == "holes":
+            mask[1::3] = 0
+    if batch.padding == "masked":
+        masks[-1][:] = 0
+    return masks
+
+
+def _start(row: Array, mask: Array) -> _Sequence:
+    tensor = torch.from_numpy(row)[None]
+    return _Sequence(mask, tensor, tensor.double(), pad([row]))
+
+
+def pad(rows: Sequence[Array]) -> Array:
+    """Rows of different lengths as one batch, zero on the right, of at least two positions: as the server pads."""
+    length = max(MIN_POSITIONS, *(len(row) for row in rows))
+    batch = np.zeros((len(rows), length, *rows[0].shape[1:]), rows[0].dtype)
+    for index, row in enumerate(rows):
+        batch[index, : len(row)] = row
+    return batch
+
+
+def cut(spec: TensorSpec, row: Array, keep: Array) -> Array:
+    """One sequence's tensor (no batch axis) at the positions in `keep`, on each of its sequence axes."""
+    for axis, size in enumerate(spec.shape[1:]):
+        if size < 0:
+            row = np.take(row, keep, axis)
+    return row
+
+
+def largest(error: Array) -> float:
+    """max|error|, 0 where there is nothing to compare, NaN where there is a NaN."""
+    return float(np.max(np.abs(error), initial=0.0))
+
+
+def same_bits(first: Array, second: Array) -> bool:
+    """Whether two float32 arrays are equal to the last bit, NaN and the sign of zero included."""
+    return first.tobytes() == second.tobytes()
+
+
+def _clip(truth: Array) -> Array:
+    """float64 in float32's range: a masked score is the dtype's own minimum on both sides."""
+    limit = float(np.finfo(np.float32).max)
+    clipped: Array = np.clip(truth, -limit, limit)
+    return clipped
+
+
+def eager(module: nn.Module, hidden_states: torch.Tensor, attention_mask: Array) -> Tensors:
+    """A layer's answer by PyTorch, eager, as numpy arrays."""
+    with torch.inference_mode():
+        answer: Mapping[str, torch.Tensor] = module(hidden_states, torch.from_numpy(attention_mask))
+    return {name: tensor.numpy() for name, tensor in answer.items()}
+
+
+def open_graph(path: Path, data: bytes) -> Any:
+    """A session over a graph's bytes and weights.data's bytes, as the service opens them."""
+    options = onnxruntime.SessionOptions()
+    # Sessions with spinning threads of their own slow each other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_external_initializers_from_files_in_memory([WEIGHTS], [data], [len(data)])
+    return onnxruntime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(DISABLED_OPTIMIZERS)
+    )
+
+
+def run_graph(session: Any, hidden_states: Array, attention_mask: Array) -> Tensors:
+    """All outputs of a graph, by name."""
+    names = [output.name for output in session.get_outputs()]
+    feeds = {"hidden_states": hidden_states, "attention_mask": attention_mask}
+    return dict(zip(names, session.run(names, feeds), strict=True))

@@ -1,0 +1,114 @@
+"""Where weights come from: one file a source, and the value that each of them makes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from export import ExportError, probes
+from export.block import FinalLayer, Stack
+from export.config import StackConfig
+from export.probes import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TextFront:
+    """What turns text into hidden_states, for a source that has it.
+
+    Attributes:
+        tokenizer: The source's tokenizer.json, copied as it is.
+        embeddings: input_ids int64 [batch, sequence] → hidden_states float32 [batch, sequence, hidden].
+        vocab_size: input_ids lie in 0 … vocab_size - 1.
+        max_tokens: Positions the embeddings have.
+    """
+
+    tokenizer: Path
+    embeddings: nn.Module
+    vocab_size: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer to export: its module, what its graph gives, and its number in the source.
+
+    Attributes:
+        module: (hidden_states, attention_mask) → dict of tensors, named as `outputs`.
+        outputs: The graph's outputs in order.
+        source_layer: The layer's number where it comes from.
+        prefix: What stands before its parameters' names in the whole model, so that all graphs name a tensor alike.
+    """
+
+    module: nn.Module
+    outputs: tuple[TensorSpec, ...]
+    source_layer: int
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Everything an artifact is made from; torch in eval mode, float32, no gradients.
+
+    Attributes:
+        kind: The manifest's source.kind.
+        reference: What was exported, in words a person can look up.
+        model: (hidden_states, attention_mask) → block_output.
+        layers: The same mathematics layer by layer.
+        hidden_size: Width of hidden_states and block_output.
+        config: The stack's config, or None for a module of the user's own.
+        files: SHA-256 of each file that was read, by its name.
+        text: The text front, or None.
+        max_sequence_length: The longest sequence the model takes, or None for any.
+    """
+
+    kind: str
+    reference: str
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    hidden_size: int
+    config: StackConfig | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    text: TextFront | None = None
+    max_sequence_length: int | None = None
+
+    @property
+    def num_attention_heads(self) -> int | None:
+        """The most heads a layer has, by which a request's cost is counted; None where the source does not tell."""
+        return max(layer.num_attention_heads for layer in self.config.layers) if self.config else None
+
+    @property
+    def layer_range(self) -> tuple[int, int]:
+        """Half-open range of the source's layers."""
+        return self.layers[0].source_layer, self.layers[-1].source_layer + 1
+
+
+def stack_layers(stack: Stack, first: int = 0) -> tuple[Layer, ...]:
+    """A stack's layers to export; the last one carries the final norm if there is one."""
+    return tuple(_stack_layer(stack, index, first) for index in range(len(stack.layers)))
+
+
+def _stack_layer(stack: Stack, index: int, first: int) -> Layer:
+    module: nn.Module = stack.layers[index]
+    prefix = f"layers.{index}."
+    outputs = probes.layer_outputs(stack.config, index)
+    if outputs[-1].name == "block_output":
+        module = FinalLayer(module, stack.final_norm)
+    return Layer(module, outputs, first + index, prefix)
+
+
+def parse_layers(text: str | None, count: int) -> tuple[int, int]:
+    """The half-open range that --layers names, checked against the layers there are; all of them without it.
+
+    Raises:
+        ExportError: Not of the form FIRST:END, empty, or out of range.
+    """
+    if text is None:
+        return 0, count
+    first, colon, end = text.partition(":")
+    if not (colon and (first or "0").isdecimal() and (end or "0").isdecimal()):
+        raise ExportError(f"--layers must be FIRST:END, half-open, as 2:5; got {text!r}")
+    start, stop = int(first or 0), int(end or count)
+    if not start < stop <= count:
+        raise ExportError(f"--layers {text} is out of range: the source has {count} layers, so 0:{count} is all of them")
+    return start, stop

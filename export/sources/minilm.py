@@ -1,0 +1,6 @@
+"""Not written yet."""
+
+TELLS = ()
+CACHE = None
+load = None
+folder = None

@@ -1,0 +1,87 @@
+"""Reads safetensors files, and refuses what could run code."""
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from export import ExportError
+
+_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch.save's zip, and a bare pickle's protocol byte
+_EXACT_IN_FLOAT32 = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+class Weights:
+    """An open safetensors file; tensors are read one by one, so a layer range reads no more than it needs.
+
+    Raises:
+        ExportError: The file is missing, a pickle, or not safetensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _refuse_pickle(path)
+        self.path = path
+        try:
+            self._file = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise ExportError(f"{path} is not a safetensors file: {error}") from error
+        self.names = frozenset(self._file.keys())
+
+    def __enter__(self) -> Self:
+        self._file.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """One tensor as float32, contiguous.
+
+        Raises:
+            ExportError: It is missing, has another shape, or is not exact in float32.
+        """
+        if name not in self.names:
+            raise ExportError(f"{self.path} has no tensor {name!r}")
+        tensor: Tensor = self._file.get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            raise ExportError(f"{self.path}: {name} has shape {list(tensor.shape)}, expected {list(shape)}")
+        if tensor.dtype not in _EXACT_IN_FLOAT32:
+            raise ExportError(f"{self.path}: {name} is {tensor.dtype}, which float32 cannot hold exactly")
+        return tensor.to(torch.float32).contiguous()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, read from the header alone.
+
+        Raises:
+            ExportError: There is no such tensor.
+        """
+        if name not in self.names:
+            raise ExportError(f"{self.path} has no tensor {name!r}")
+        return tuple(self._file.get_slice(name).get_shape())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in lowercase hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_pickle(path: Path) -> None:
+    if not path.is_file():
+        raise ExportError(f"there is no file {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    # safetensors begins with the header's length in eight bytes and then the header, which is JSON.
+    pickled = start[8:] != b"{" and start.startswith(_PICKLE_STARTS)
+    if pickled or path.suffix in _PICKLE_SUFFIXES:
+        raise ExportError(
+            f"{path} is a pickle, and reading a pickle runs the code in it; where you trust the file, write it again "
+            "with safetensors.torch.save_file(state_dict, 'model.safetensors')"
+        )
