@@ -60,10 +60,12 @@ def write_graphs(source: Source, folder: Path, step: Step) -> None:
 def _trace_all(source: Source, step: Step) -> dict[str, ir.Model]:
     takes = inputs(source.hidden_size)
     step("trace model.onnx")
-    graphs = {"model.onnx": _trace(source.model, takes, (stream("block_output", source.hidden_size),))}
+    longest = source.max_sequence_length
+    lean = _trace(source.model, takes, (stream("block_output", source.hidden_size),), longest=longest)
+    graphs = {"model.onnx": lean}
     for index, layer in enumerate(source.layers):
         step(f"trace layer {index + 1}/{len(source.layers)}")
-        graphs[f"layers/{index}.onnx"] = _trace(layer.module, takes, layer.outputs, layer.prefix)
+        graphs[f"layers/{index}.onnx"] = _trace(layer.module, takes, layer.outputs, layer.prefix, longest)
     if source.text:
         step("trace text front")
         ids = TensorSpec("input_ids", "int64", ("batch", "sequence"), (-1, -1))
@@ -73,9 +75,13 @@ def _trace_all(source: Source, step: Step) -> dict[str, ir.Model]:
 
 
 def _trace(
-    module: nn.Module, takes: Sequence[TensorSpec], gives: Sequence[TensorSpec], prefix: str = ""
+    module: nn.Module,
+    takes: Sequence[TensorSpec],
+    gives: Sequence[TensorSpec],
+    prefix: str = "",
+    longest: int | None = None,
 ) -> ir.Model:
-    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
     names = [spec.name for spec in gives]
     with _quiet():
         try:

@@ -1,6 +1,140 @@
-"""Not written yet."""
+"""Source `torch_encoder`: the state dict of nn.TransformerEncoderLayer or nn.TransformerEncoder, in safetensors."""
 
-TELLS = ()
-CACHE = None
-load = None
-folder = None
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from export import ExportError
+from export.block import Stack
+from export.config import BlockConfig, StackConfig
+from export.sources import Source, parse_layers, stack_layers
+from export.sources.weights import Weights, file_sha256
+
+# What a state dict does not tell; only the heads have no default. The others' are PyTorch's own.
+TELLS = ("num_attention_heads", "placement", "hidden_act", "norm_eps")
+_DEFAULTS = {"placement": "post", "hidden_act": "relu", "norm_eps": 1e-5}
+
+# Ours ← PyTorch's; nn.Linear stores [out, in], which is turned round on the way.
+_LAYER = {
+    "attention.W_O": "self_attn.out_proj.weight",
+    "attention.b_O": "self_attn.out_proj.bias",
+    "attention_norm.weight": "norm1.weight",
+    "attention_norm.bias": "norm1.bias",
+    "feed_forward.W_1": "linear1.weight",
+    "feed_forward.b_1": "linear1.bias",
+    "feed_forward.W_2": "linear2.weight",
+    "feed_forward.b_2": "linear2.bias",
+    "ffn_norm.weight": "norm2.weight",
+    "ffn_norm.bias": "norm2.bias",
+}
+_PACKED = ("Q", "K", "V")  # the order of in_proj_weight's three parts
+
+
+def load(path: Path, told: Mapping[str, Any], layers: str | None = None) -> Source:
+    """The layers FIRST:END of an encoder; a final norm comes along where the range ends with the last layer.
+
+    Args:
+        path: A safetensors file of the state dict, keys as PyTorch gives them.
+        told: What the state dict does not tell, by the names in TELLS.
+        layers: Half-open range; None is all.
+
+    Raises:
+        ExportError: A tensor is missing or of another shape, or the heads are not told.
+    """
+    with Weights(path) as weights:
+        count = _count_layers(weights)
+        first, end = parse_layers(layers, count or 1)
+        config = _stack_config(weights, told, first, end, count)
+        stack = Stack(config)
+        stack.load_state_dict(_tensors(weights, stack, first, single=count == 0), assign=True)
+    stack.requires_grad_(requires_grad=False).eval()
+    return Source(
+        kind="torch_encoder",
+        reference=path.name,
+        model=stack,
+        layers=stack_layers(stack, first),
+        hidden_size=config.hidden_size,
+        config=config,
+        files={path.name: file_sha256(path)},
+    )
+
+
+def _count_layers(weights: Weights) -> int:
+    """How many layers an nn.TransformerEncoder has; 0 for a bare nn.TransformerEncoderLayer."""
+    found = {int(match[1]) for name in weights.names if (match := re.match(r"layers\.(\d+)\.", name))}
+    if not found and "self_attn.in_proj_weight" not in weights.names:
+        raise ExportError(f"{weights.path} holds no nn.TransformerEncoderLayer and no nn.TransformerEncoder")
+    return max(found) + 1 if found else 0
+
+
+def _stack_config(weights: Weights, told: Mapping[str, Any], first: int, end: int, count: int) -> StackConfig:
+    unknown = sorted(told.keys() - set(TELLS))
+    if unknown:
+        raise ExportError(f"--source torch_encoder is told {', '.join(TELLS)}; not {', '.join(unknown)}")
+    if "num_attention_heads" not in told:
+        raise ExportError("a state dict does not tell its heads; give --num-attention-heads")
+    final = end == count and "norm.weight" in weights.names
+    try:
+        return StackConfig(
+            layers=tuple(_block_config(weights, told, _prefix(n, single=count == 0)) for n in range(first, end)),
+            final_norm="layer" if final else "none",
+            final_norm_eps=told.get("norm_eps", 1e-5),
+            final_norm_bias="norm.bias" in weights.names or not final,
+        )
+    except ValueError as error:
+        raise ExportError(f"{weights.path}: {error}") from error
+
+
+def _block_config(weights: Weights, told: Mapping[str, Any], prefix: str) -> BlockConfig:
+    intermediate, hidden = _matrix_shape(weights, f"{prefix}linear1.weight")
+    packed = f"{prefix}self_attn.in_proj_bias" in weights.names
+    return BlockConfig.from_dict(
+        {
+            **_DEFAULTS,
+            **told,
+            "hidden_size": hidden,
+            "intermediate_size": intermediate,
+            "query_bias": packed,
+            "key_bias": packed,
+            "value_bias": packed,
+            "output_bias": f"{prefix}self_attn.out_proj.bias" in weights.names,
+            "ffn_bias": f"{prefix}linear1.bias" in weights.names,
+            "norm_bias": f"{prefix}norm1.bias" in weights.names,
+        }
+    )
+
+
+def _matrix_shape(weights: Weights, name: str) -> tuple[int, int]:
+    shape = weights.shape(name)
+    if len(shape) != 2:
+        raise ExportError(f"{weights.path}: {name} has shape {list(shape)}, expected a matrix")
+    return shape[0], shape[1]
+
+
+def _prefix(layer: int, *, single: bool) -> str:
+    return "" if single else f"layers.{layer}."
+
+
+def _tensors(weights: Weights, stack: Stack, first: int, *, single: bool) -> dict[str, Tensor]:
+    tensors = {}
+    for name, unset in stack.state_dict().items():
+        if name.startswith("final_norm."):
+            tensors[name] = weights.take(name.removeprefix("final_"), tuple(unset.shape))
+            continue
+        _, index, own = name.split(".", 2)
+        prefix = _prefix(first + int(index), single=single)
+        tensors[name] = _layer_tensor(weights, prefix, own, tuple(unset.shape))
+    return tensors
+
+
+def _layer_tensor(weights: Weights, prefix: str, own: str, shape: tuple[int, ...]) -> Tensor:
+    if own in _LAYER:
+        return weights.take(prefix + _LAYER[own], tuple(reversed(shape))).t().contiguous()
+    kind, part = own.removeprefix("attention.").split("_")
+    size, *rest = reversed(shape)
+    packed = weights.take(f"{prefix}self_attn.in_proj_{'weight' if kind == 'W' else 'bias'}", (3 * size, *rest))
+    start = _PACKED.index(part) * size
+    return packed[start : start + size].t().contiguous()

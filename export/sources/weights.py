@@ -41,20 +41,21 @@ class Weights:
     ) -> None:
         self._file.__exit__(kind, error, trace)
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """One tensor as float32, contiguous.
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """One tensor, contiguous, in `dtype`.
 
         Raises:
-            ExportError: It is missing, has another shape, or is not exact in float32.
+            ExportError: It is missing, has another shape, or is not exact in `dtype`.
         """
         if name not in self.names:
             raise ExportError(f"{self.path} has no tensor {name!r}")
         tensor: Tensor = self._file.get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise ExportError(f"{self.path}: {name} has shape {list(tensor.shape)}, expected {list(shape)}")
-        if tensor.dtype not in _EXACT_IN_FLOAT32:
-            raise ExportError(f"{self.path}: {name} is {tensor.dtype}, which float32 cannot hold exactly")
-        return tensor.to(torch.float32).contiguous()
+        exact = _EXACT_IN_FLOAT32 if dtype == torch.float32 else {dtype}
+        if tensor.dtype not in exact:
+            raise ExportError(f"{self.path}: {name} is {tensor.dtype}, which {dtype} cannot hold exactly")
+        return tensor.to(dtype).contiguous()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, read from the header alone.
