@@ -1,0 +1,1 @@
+"""Faces of the one pipeline, one a file."""

@@ -1,0 +1,103 @@
+"""`/v1`: for people. Nested lists in, nested lists out, any tensor by its address."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.v1_schema import FORWARD
+from service.codec import nested_json
+from service.errors import NotAcceptableError, UnsupportedMediaTypeError
+from service.pipeline import Timings, answer
+from service.repository import Model, Repository
+
+router = APIRouter(prefix="/v1", tags=["v1"])
+
+
+@router.get("/models", summary="The models served here")
+async def list_models(request: Request) -> dict[str, Any]:
+    """Name, version, provider and hash of each model."""
+    repository: Repository = request.app.state.repository
+    return {"models": [_summary(model) for model in repository.all()]}
+
+
+@router.get("/models/{model}", summary="One model: its tensors, config, proof and hashes")
+@router.get("/models/{model}/versions/{version}", summary="One version of a model")
+async def describe_model(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    """What the manifest says, and every address with its axes."""
+    repository: Repository = request.app.state.repository
+    found = repository.get(model, version)
+    spec = found.spec
+    versions = sorted(repository.models[spec.name], key=int)
+    manifest = spec.model_dump(exclude={"layers", "golden", "inputs", "outputs", "files"})
+    return {
+        **_summary(found),
+        "versions": versions,
+        **{name: value for name, value in manifest.items() if name not in {"name", "version"}},
+        "inputs": [tensor.model_dump() for tensor in spec.inputs],
+        "outputs": _addresses(found),
+        "files": {name: file.model_dump() for name, file in spec.files.items()},
+    }
+
+
+@router.post("/models/{model}/forward", summary="Run the block", openapi_extra=FORWARD)
+@router.post("/models/{model}/versions/{version}/forward", summary="Run a version of the block", openapi_extra=FORWARD)
+async def forward(request: Request, model: str, version: str | None = None) -> Response:
+    """The block's output and any tensor inside, by address; see the request's schema."""
+    repository: Repository = request.app.state.repository
+    found = repository.get(model, version)
+    _negotiate(request)
+    data, timings = await answer(found, await request.body(), nested_json, request.app.state.settings)
+    headers = {
+        "Server-Timing": _server_timing(timings),
+        "X-Model-Version": found.spec.version,
+        "X-Model-SHA256": found.sha256,
+    }
+    return Response(data, media_type=nested_json.MEDIA_TYPE, headers=headers)
+
+
+def _summary(model: Model) -> dict[str, Any]:
+    spec = model.spec
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "sha256": model.sha256,
+        "provider": model.provider,
+        "hidden_size": spec.hidden_size,
+        "num_layers": len(spec.layers),
+        "accepts": ["hidden_states", *(["input_ids", "text"] if spec.text else [])],
+    }
+
+
+def _addresses(model: Model) -> list[dict[str, Any]]:
+    """Every tensor by its full address, axes and sizes without batch, as one sequence's answer has them."""
+    spec = model.spec
+    named = [(spec.outputs[0].name, spec.outputs[0])]
+    named += [(f"layers.{i}.{name}", tensor) for i, probes in enumerate(spec.probes) for name, tensor in probes.items()]
+    return [{"address": name, "axes": tensor.axes[1:], "shape": tensor.shape[1:]} for name, tensor in named]
+
+
+def _negotiate(request: Request) -> None:
+    """Holds Content-Type, Content-Encoding and Accept against what this route reads and writes.
+
+    Raises:
+        UnsupportedMediaTypeError: a body we do not read. None declared is read as JSON.
+        NotAcceptableError: the client takes no JSON.
+    """
+    declared = request.headers.get("content-type", nested_json.MEDIA_TYPE).lower()
+    media_type, _, parameters = (part.strip() for part in declared.partition(";"))
+    charset = parameters.partition("charset=")[2].strip('" ') or "utf-8"
+    if media_type != nested_json.MEDIA_TYPE or charset not in {"utf-8", "utf8", "us-ascii"}:
+        message = f"expected Content-Type {nested_json.MEDIA_TYPE} in UTF-8, got another one"
+        raise UnsupportedMediaTypeError(message, code="unsupported_media_type", at="Content-Type")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        message = "expected a body without Content-Encoding"
+        raise UnsupportedMediaTypeError(message, code="unsupported_encoding", at="Content-Encoding")
+    accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "*/*").split(",")]
+    if not {"*/*", "application/*", nested_json.MEDIA_TYPE} & set(accepted):
+        message = f"this route answers with {nested_json.MEDIA_TYPE}, which Accept leaves out"
+        raise NotAcceptableError(message, code="not_acceptable", at="Accept")
+
+
+def _server_timing(timings: Timings) -> str:
+    stages = {"decode": timings.decode_s, "queue": timings.queue_s, "run": timings.run_s, "encode": timings.encode_s}
+    return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in stages.items())

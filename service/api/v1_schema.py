@@ -1,0 +1,95 @@
+"""The forward route's request and answers for the OpenAPI document; examples stay small, or Swagger UI freezes."""
+
+from typing import Any
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1}
+_ERROR = {
+    "description": "What was expected, what came and where; never the caller's values.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error", "code", "at", "request_id"],
+                "properties": {name: {"type": "string"} for name in ("error", "code", "at", "request_id")},
+            }
+        }
+    },
+}
+_REQUEST: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "oneOf": [{"required": ["hidden_states"]}, {"required": ["input_ids"]}, {"required": ["text"]}],
+    "properties": {
+        "hidden_states": {
+            "description": "float32 [sequence][position][hidden]; sequences may differ in length.",
+            "type": "array",
+            "items": _ROWS,
+            "minItems": 1,
+        },
+        "input_ids": {
+            "description": "int64 [sequence][position], for models with a text front.",
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+            "minItems": 1,
+        },
+        "text": {
+            "description": "Strings, for models with a text front; a bare one counts as a batch of one. Never cut.",
+            "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+        },
+        "attention_mask": {
+            "description": "[sequence][position], 1 = attend; absent: all ones. Hides keys, never changes shapes. "
+            "Not with text.",
+            "type": "array",
+            "items": {"type": "array", "items": {"enum": [0, 1, True, False]}},
+        },
+        "outputs": {
+            "description": "Addresses: block_output, PROBE (of every layer), layers.N.PROBE, layers.A:B.PROBE, "
+            "layers.*.PROBE. Absent: block_output.",
+            "type": "array",
+            "items": {"type": "string"},
+            "minItems": 1,
+        },
+    },
+}
+_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["model", "version", "outputs"],
+    "properties": {
+        "model": {"type": "string"},
+        "version": {"type": "string"},
+        "tokens": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
+        "outputs": {
+            "description": "By address, one entry a sequence, nested as the tensor's axes without batch, unpadded.",
+            "type": "object",
+            "additionalProperties": {"type": "array", "items": {"type": "array"}},
+        },
+    },
+}
+FORWARD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _REQUEST,
+                "examples": {
+                    "text": {"value": {"text": ["The cat sat."], "outputs": ["layers.0.attention_weights"]}},
+                    "hidden_states": {
+                        "value": {"hidden_states": [[[0.5, -1, 0, 2, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 1]]]}
+                    },
+                },
+            }
+        },
+    },
+    "responses": {
+        "200": {
+            "description": "The tensors asked for.",
+            "headers": {
+                name: {"schema": {"type": "string"}}
+                for name in ("X-Request-ID", "Server-Timing", "X-Model-Version", "X-Model-SHA256")
+            },
+            "content": {"application/json": {"schema": _ANSWER}},
+        },
+        **dict.fromkeys(("400", "404", "406", "413", "415", "422", "429", "503"), _ERROR),
+    },
+}

@@ -1,0 +1,127 @@
+"""Composition root: settings → models → routes; lifespan; the one error handler."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from service import __version__, logs
+from service.admission import Door, Lifecycle
+from service.api import operations, v1
+from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
+from service.repository import Model, Repository, find_versions, load_model
+from service.session import available_threads, set_threads
+from service.settings import Settings
+
+_log = logs.get("app")
+
+
+class Application:
+    """The ASGI application and what the command line needs of it.
+
+    Args:
+        settings: read once, by the caller.
+        on_ready: called when every model is ready.
+        on_failure: called with the reason when the models cannot be loaded or can no longer be run.
+
+    Attributes:
+        asgi: what the server serves.
+        lifecycle: written here and by the command line's signal handlers.
+        repository: the models.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_ready: Callable[[Repository], None] = lambda _: None,
+        on_failure: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._on_ready = on_ready
+        self._on_failure = on_failure
+        self.lifecycle = Lifecycle()
+        self.repository = Repository()
+        api = self._api()
+        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle))
+
+    def _api(self) -> FastAPI:
+        api = FastAPI(
+            title="Glassblock",
+            version=__version__,
+            description="Transformer blocks you can see through.",
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+        )
+        api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
+        api.include_router(v1.router)
+        api.include_router(operations.router)
+        for kind in (GlassblockError, HTTPException, Exception):
+            api.add_exception_handler(kind, _answer_error)
+        return api
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        # A daemon thread, so that a stop while loading need not wait for the load.
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._load, args=(loop,), name="load", daemon=True).start()
+        yield
+        for model in self.repository.all():
+            await model.batcher.stop()
+
+    def _load(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            models = load_models(self._settings, self._on_death)
+        except StartError as error:
+            loop.call_soon_threadsafe(self._fail, str(error))
+        else:
+            loop.call_soon_threadsafe(self._open, models)
+
+    def _open(self, models: list[Model]) -> None:
+        for model in models:
+            model.batcher.start()
+            self.repository.add(model)
+        self.lifecycle.state = "ready"
+        self._on_ready(self.repository)
+
+    def _on_death(self) -> None:
+        self._fail("a batcher died; see the log")
+
+    def _fail(self, reason: str) -> None:
+        self.lifecycle.state = "dead"
+        self._on_failure(reason)
+
+
+def load_models(settings: Settings, on_death: Callable[[], None]) -> list[Model]:
+    """Loads every model of the models folder, in order of name and version.
+
+    Raises:
+        StartError: one of them cannot be served; none is, then.
+    """
+    set_threads(settings.threads or available_threads())
+    return [load_model(folder, settings, on_death) for folder in find_versions(settings.models)]
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    known = _as_known(error)
+    if known.status == RunFailedError.status:
+        _log.error("request failed", request_id=request.scope["request_id"], exc_info=error)
+    body = known.body(request.scope["request_id"])
+    return Response(body, known.status, {"Content-Type": "application/json", **known.headers})
+
+
+def _as_known(error: Exception) -> GlassblockError:
+    if isinstance(error, GlassblockError):
+        return error
+    if isinstance(error, HTTPException) and error.status_code == NotFoundError.status:
+        return NotFoundError("no such route; GET /docs for the list", code="unknown_route", at="path")
+    if isinstance(error, HTTPException) and error.status_code == MethodNotAllowedError.status:
+        allow = dict(error.headers or {})
+        message = f"expected method {allow.get('Allow', 'of this route')}"
+        return MethodNotAllowedError(message, code="method_not_allowed", at="method", headers=allow)
+    return RunFailedError("the server failed; this is a bug of the server", code="internal")

@@ -1,0 +1,55 @@
+"""What a person sees when the server is ready, on stderr: the models, the URLs, and a request to paste."""
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from service.manifest import ModelSpec
+from service.repository import Repository
+from service.session import WEIGHTS_FILE
+from service.settings import Settings
+
+SENTENCE = "The cat sat on the mat because it was tired."
+# Which keys the word 'it' attends to, in the last head of the last layer.
+_READ_WEIGHTS = (
+    "import json, sys; a = json.load(sys.stdin); t = a['tokens'][0]; "
+    "print(*(f'{w:.3f} {k}' for k, w in zip(t, a['outputs']['ADDRESS'][0][HEAD][t.index('it')])), sep='\\n')"
+)
+_LARGE_HIDDEN_SIZE = 16
+
+
+def print_banner(repository: Repository, settings: Settings, port: int) -> None:
+    """Prints the table of models, URLs, and a curl that works as it stands."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.http_host, settings.http_host)  # noqa: S104
+    url = f"http://{host}:{port}"
+    table = Table("model", "version", "provider", "layer graphs", "")
+    for model in repository.all():
+        table.add_row(model.spec.name, model.spec.version, model.provider, _cost(model.spec, settings), "READY")
+    console.print(table)
+    console.print(f"API    {url}/docs\nmodels {url}/v1/models\nready  {url}/readyz\nmetrics {url}/metrics\n")
+    console.print(f"Try:\n\n{curl(repository.all()[0].spec, url)}\n", markup=False)
+
+
+def curl(spec: ModelSpec, url: str) -> str:
+    """A request for this model that can be pasted into a shell: attention if it reads text, else its golden request."""
+    route = f"{url}/v1/models/{spec.name}/forward"
+    if spec.text is not None:
+        address, head = f"layers.{len(spec.layers) - 1}.attention_weights", (spec.num_attention_heads or 1) - 1
+        body = json.dumps({"text": SENTENCE, "outputs": [address]})
+        program = _READ_WEIGHTS.replace("ADDRESS", address).replace("HEAD", str(head))
+        return f"curl -s --json '{body}' {route} |\n  python3 -c \"{program}\""
+    if spec.hidden_size <= _LARGE_HIDDEN_SIZE:
+        return f"curl -s --json '{json.dumps({'hidden_states': spec.golden.request.hidden_states})}' {route}"
+    row = f"[[0.5] * {spec.hidden_size}] * 2"
+    return f"python3 -c 'import json; print(json.dumps({{\"hidden_states\": [{row}]}}))' | curl -s --json @- {route}"
+
+
+def _cost(spec: ModelSpec, settings: Settings) -> str:
+    mebibytes = spec.files[WEIGHTS_FILE].bytes / 2**20
+    return {
+        "off": "off",
+        "lazy": f"on first use (+ {mebibytes:.0f} MiB)",
+        "eager": f"loaded (+ {mebibytes:.0f} MiB)",
+    }[settings.layer_graphs]

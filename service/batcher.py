@@ -1,0 +1,181 @@
+"""Forms batches of what waits, runs them one at a time, and hands each entry its own rows.
+
+There is no waiting window: an idle runner takes at once what there is, and what arrives during a run becomes the next
+batch. The batcher is given callables; it knows neither HTTP nor onnxruntime.
+
+An entry owns its future, so no two lists can be matched up wrongly. Entries whose waiter has gone are dropped before
+the run. A failing batch is retried singly once, so that only the culprit fails. The loop survives every failure of a
+run; if it ends all the same, it fails all waiters and says so.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from service import logs, metrics
+from service.errors import GlassblockError, RunFailedError, UnavailableError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_log = logs.get("batcher")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[Result]):
+    """One entry's result.
+
+    Attributes:
+        value: what the run gave for the entry.
+        queue_s: seconds from submission to the start of its run.
+        run_s: seconds of its run.
+    """
+
+    value: Result
+    queue_s: float
+    run_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    kind: Hashable
+    length: int
+    future: asyncio.Future[Answer[Result]]
+    submitted_s: float = field(default_factory=time.monotonic)
+
+
+class Batcher(Generic[Item, Result]):
+    """A queue and the one loop that empties it.
+
+    Args:
+        name: of the model, for logs and metrics.
+        run: from the items of a batch to one result an item, in order; called in a thread of its own.
+        choose: from the lengths of waiting entries of one kind, oldest first, to the indices of the next batch.
+        on_death: called once if the loop ends without having been stopped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[list[Item]], list[Result]],
+        choose: Callable[[list[int]], list[int]],
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name = name
+        self._run = run
+        self._choose = choose
+        self._on_death = on_death
+        self._queue: list[_Entry[Item, Result]] = []
+        self._arrived = asyncio.Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{name}")
+        self._loop: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Starts the loop in the running event loop."""
+        self._loop = asyncio.create_task(self._work(), name=f"batcher-{self._name}")
+        self._loop.add_done_callback(self._ended)
+
+    def submit(self, item: Item, kind: Hashable, length: int) -> asyncio.Future[Answer[Result]]:
+        """Queues an item; cancel the future to withdraw it.
+
+        Args:
+            item: what `run` takes.
+            kind: only entries of equal kind share a batch.
+            length: positions, for `choose`.
+
+        Raises:
+            UnavailableError: the loop has ended.
+        """
+        if self._loop is None or self._loop.done():
+            raise _dead(self._name)
+        future: asyncio.Future[Answer[Result]] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Entry(item, kind, length, future))
+        self._arrived.set()
+        return future
+
+    async def stop(self) -> None:
+        """Ends the loop; what still waits is answered with 503."""
+        self._stopping = True
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.wait([self._loop])
+        self._executor.shutdown(wait=True)
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            batch = self._take()
+            if batch:
+                await self._answer(batch)
+            if not self._queue:
+                self._arrived.clear()
+
+    def _take(self) -> list[_Entry[Item, Result]]:
+        """Removes the next batch from the queue; those whose waiter has gone are dropped and counted."""
+        live = [entry for entry in self._queue if not entry.future.done()]
+        metrics.CANCELLED.labels(self._name).inc(len(self._queue) - len(live))
+        self._queue = live
+        if not live:
+            return []
+        same = [entry for entry in live if entry.kind == live[0].kind]
+        batch = [same[index] for index in self._choose([entry.length for entry in same])]
+        taken = set(map(id, batch))
+        self._queue = [entry for entry in live if id(entry) not in taken]
+        return batch
+
+    async def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
+        error = await self._try(batch)
+        if error is None:
+            return
+        if len(batch) > 1:
+            for entry in batch:
+                alone = await self._try([entry])
+                if alone is not None:
+                    _fail(entry, alone)
+        else:
+            _fail(batch[0], error)
+
+    async def _try(self, batch: list[_Entry[Item, Result]]) -> GlassblockError | None:
+        """Runs a batch and answers its entries, or returns why it could not."""
+        started_s = time.monotonic()
+        items = [entry.item for entry in batch]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, items)
+            pairs = list(zip(batch, results, strict=True))
+        except GlassblockError as error:
+            return error
+        except MemoryError:
+            return UnavailableError("out of memory in this run; ask for less or later", code="out_of_memory")
+        except Exception:  # noqa: BLE001 - one of the two places: whatever a run raises, the loop goes on
+            _log.exception("run failed", model=self._name, batch_size=len(batch))
+            return RunFailedError("the run failed; this is a bug of the server", code="run_failed")
+        run_s = time.monotonic() - started_s
+        for entry, result in pairs:
+            if not entry.future.done():
+                entry.future.set_result(Answer(result, started_s - entry.submitted_s, run_s))
+        longest, tokens = max(entry.length for entry in batch), sum(entry.length for entry in batch)
+        metrics.observe_batch(self._name, len(batch), tokens, longest * len(batch), run_s)
+        return None
+
+    def _ended(self, loop: asyncio.Task[None]) -> None:
+        for entry in self._queue:
+            _fail(entry, _dead(self._name))
+        self._queue.clear()
+        if not self._stopping:
+            cause = None if loop.cancelled() else loop.exception()
+            _log.error("batcher died", model=self._name, exc_info=cause)
+            self._on_death()
+
+
+def _fail(entry: _Entry[Item, Result], error: GlassblockError) -> None:
+    if not entry.future.done():
+        entry.future.set_exception(error)
+
+
+def _dead(name: str) -> UnavailableError:
+    return UnavailableError(f"model {name} no longer runs; the server is about to restart", code="dead")

@@ -1,0 +1,117 @@
+"""Tensors → BlockRequest: shapes, values, mask and names held against the model's spec.
+
+What passes here can meet no neighbour with harm: finite, of the right size, zero where masked.
+"""
+
+import numpy as np
+
+from service.address import expand
+from service.errors import IllegalRequestError
+from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.tensors import BlockRequest, BoolArray, Float32Array, Int64Array, Tensors
+
+
+def check(
+    tensors: Tensors, spec: ModelSpec, max_outputs: int, tokens: tuple[tuple[str, ...], ...] | None = None
+) -> BlockRequest:
+    """Holds a decoded request against a model.
+
+    Args:
+        tensors: decoded; text has become `input_ids` already.
+        spec: the model.
+        max_outputs: tensors that one request may name.
+        tokens: the tokens of each sequence, for text.
+
+    Raises:
+        IllegalRequestError: says what was expected, what came and where.
+    """
+    lengths = _check_lengths(tensors, spec)
+    mask = _check_mask(tensors, lengths)
+    hidden_states = input_ids = None
+    if tensors.hidden_states is not None:
+        hidden_states = tuple(
+            _check_values(values, mask[i], spec.hidden_size, i) for i, values in enumerate(tensors.hidden_states)
+        )
+    elif tensors.input_ids is not None:
+        _check_ids(tensors.input_ids, spec)
+        input_ids = tensors.input_ids
+    named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs)
+    return BlockRequest(lengths, hidden_states, input_ids, mask, tuple(named), tuple(named.values()), tokens)
+
+
+def check_inputs(tensors: Tensors, spec: ModelSpec) -> None:
+    """Exactly one kind of input, and one that the model takes.
+
+    Raises:
+        IllegalRequestError: none or several came, an empty batch, or a model without text got text or ids.
+    """
+    inputs = {"hidden_states": tensors.hidden_states, "input_ids": tensors.input_ids, "text": tensors.text}
+    given = [name for name, value in inputs.items() if value is not None]
+    if len(given) != 1:
+        came = " and ".join(given) or "none"
+        message = f"expected one of hidden_states, input_ids, text, got {came}"
+        raise IllegalRequestError(message, code="wrong_inputs")
+    name = given[0]
+    if not inputs[name]:
+        raise IllegalRequestError("expected at least one sequence, got an empty list", code="empty_batch", at=name)
+    if name != "hidden_states" and spec.text is None:
+        message = f"expected hidden_states: model {spec.name} has no text front, so it takes no {name}"
+        raise IllegalRequestError(message, code="no_text_front", at=name)
+    if name == "text" and tensors.attention_mask is not None:
+        message = "attention_mask does not go with text: the tokenizer decides on positions"
+        raise IllegalRequestError(message, code="mask_with_text", at="attention_mask")
+
+
+def _check_lengths(tensors: Tensors, spec: ModelSpec) -> tuple[int, ...]:
+    name = "hidden_states" if tensors.hidden_states is not None else "input_ids"
+    limit = spec.max_sequence_length
+    if name == "input_ids" and spec.text is not None:
+        limit = min(limit or spec.text.max_tokens, spec.text.max_tokens)
+    sequences = tensors.hidden_states if tensors.hidden_states is not None else tensors.input_ids
+    lengths = tuple(len(sequence) for sequence in sequences or ())
+    for index, length in enumerate(lengths):
+        place = f"{name}[{index}]"
+        if length == 0:
+            raise IllegalRequestError("expected at least 1 position, got 0", code="empty_sequence", at=place)
+        if limit is not None and length > limit:
+            message = f"expected at most {limit} positions, got {length}"
+            raise IllegalRequestError(message, code="sequence_too_long", at=place)
+    return lengths
+
+
+def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, ...]:
+    if tensors.attention_mask is None:
+        return tuple(np.ones(length, np.bool_) for length in lengths)
+    if len(tensors.attention_mask) != len(lengths):
+        message = f"expected {len(lengths)} sequences as in the input, got {len(tensors.attention_mask)}"
+        raise IllegalRequestError(message, code="wrong_shape", at="attention_mask")
+    for index, (mask, length) in enumerate(zip(tensors.attention_mask, lengths, strict=True)):
+        if len(mask) != length:
+            message = f"expected {length} positions as in the input, got {len(mask)}"
+            raise IllegalRequestError(message, code="wrong_shape", at=f"attention_mask[{index}]")
+    return tensors.attention_mask
+
+
+def _check_values(values: Float32Array, mask: BoolArray, hidden_size: int, index: int) -> Float32Array:
+    """Returns float32 [sequence, hidden], zero where masked; only then must it be finite."""
+    if values.shape[1] != hidden_size:
+        message = f"expected hidden_size {hidden_size}, got {values.shape[1]}"
+        raise IllegalRequestError(message, code="wrong_shape", at=f"hidden_states[{index}][0]")
+    if not mask.all():
+        values = np.where(mask[:, None], values, np.float32(0))
+    finite = np.isfinite(values)
+    if not finite.all():
+        position, dimension = np.argwhere(~finite)[0]
+        message = "expected finite float32 numbers, got one beyond their range"
+        raise IllegalRequestError(message, code="value_overflow", at=f"hidden_states[{index}][{position}][{dimension}]")
+    return values
+
+
+def _check_ids(input_ids: tuple[Int64Array, ...], spec: ModelSpec) -> None:
+    vocab_size = spec.text.vocab_size if spec.text else 0
+    for index, ids in enumerate(input_ids):
+        outside = (ids < 0) | (ids >= vocab_size)
+        if outside.any():
+            message = f"expected ids from 0 to {vocab_size - 1}, got one outside"
+            place = f"input_ids[{index}][{int(outside.argmax())}]"
+            raise IllegalRequestError(message, code="id_out_of_range", at=place)

@@ -1,0 +1,113 @@
+"""The slow second reading of a JSON request: Python objects, each checked, to name the first place that is wrong.
+
+What turns out to be right after all (an escape in a string sends a body here, too) is accepted.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.errors import IllegalRequestError, UnreadableError
+from service.tensors import Tensors
+
+TENSOR_RANK = {"hidden_states": 3, "input_ids": 2, "attention_mask": 2}
+_NOUNS = {3: "sequences", 2: "positions", 1: "numbers"}
+
+
+def explain(body: bytes) -> Tensors:
+    """Reads what the fast way of nested_json.py could not.
+
+    Raises:
+        UnreadableError: not JSON.
+        IllegalRequestError: names the first place that is wrong.
+    """
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UnreadableError("expected JSON: the text breaks its grammar", code="invalid_json") from None
+    for name, value in fields.items():
+        if value is None:
+            raise _wrong_type(_expected(name), None, name)
+        if name in TENSOR_RANK:
+            _explain_lists(name, value, TENSOR_RANK[name])
+        else:
+            _explain_strings(name, value)
+    return _from_objects(fields)
+
+
+def _from_objects(fields: dict[str, Any]) -> Tensors:
+    text = fields.get("text")
+    with np.errstate(over="ignore"):
+        return Tensors(
+            hidden_states=_each(fields, "hidden_states", lambda rows: np.asarray(rows, np.float64).astype(np.float32)),
+            input_ids=_each(fields, "input_ids", lambda ids: np.asarray(ids, np.int64)),
+            text=None if text is None else (text,) if isinstance(text, str) else tuple(text),
+            attention_mask=_each(fields, "attention_mask", lambda mask: np.asarray(mask, np.bool_)),
+            outputs=None if fields.get("outputs") is None else tuple(fields["outputs"]),
+        )
+
+
+def _each(fields: dict[str, Any], name: str, make: Callable[[Any], NDArray[Any]]) -> Any:
+    return tuple(make(sequence) for sequence in fields[name]) if name in fields else None
+
+
+def _explain_lists(place: str, value: Any, rank: int) -> None:
+    """Raises for the first list, length or element under `place` that is not as the rank wants it."""
+    name = place.partition("[")[0]
+    if rank == 0:
+        _explain_element(name, place, value)
+        return
+    if not isinstance(value, list):
+        raise _wrong_type(
+            f"a list of {_NOUNS[rank] if rank > 1 or name == 'hidden_states' else _element(name)}", value, place
+        )
+    if name == "hidden_states" and rank == 2 and not value:
+        raise IllegalRequestError("expected at least 1 position, got 0", code="empty_sequence", at=place)
+    for index, item in enumerate(value):
+        _explain_lists(f"{place}[{index}]", item, rank - 1)
+    if name == "hidden_states" and rank == 2:
+        for index, row in enumerate(value):
+            if len(row) != len(value[0]) or not row:
+                message = f"expected {len(value[0])} numbers as in the first position, got {len(row)}"
+                raise IllegalRequestError(message, code="wrong_shape", at=f"{place}[{index}]")
+
+
+def _element(name: str) -> str:
+    return {"hidden_states": "a number", "input_ids": "a whole number", "attention_mask": "0, 1, true or false"}[name]
+
+
+def _explain_element(name: str, place: str, value: Any) -> None:
+    good = {
+        "hidden_states": type(value) in (int, float),
+        "input_ids": type(value) is int and -(2**63) <= value < 2**63,
+        "attention_mask": type(value) is bool or (type(value) is int and value in (0, 1)),
+    }[name]
+    if not good:
+        raise _wrong_type(_element(name), value, place)
+
+
+def _explain_strings(name: str, value: Any) -> None:
+    if isinstance(value, str) and name == "text":
+        return
+    if not isinstance(value, list):
+        raise _wrong_type(_expected(name), value, name)
+    if not value:
+        raise IllegalRequestError(f"expected {_expected(name)}, got an empty list", code="empty_batch", at=name)
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            raise _wrong_type("a string", item, f"{name}[{index}]")
+
+
+def _expected(name: str) -> str:
+    return {"text": "a string or a list of strings", "outputs": "a list of addresses"}.get(name, "a list of sequences")
+
+
+def _wrong_type(expected: str, value: Any, place: str) -> IllegalRequestError:
+    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    came = kinds.get(type(value), "null")
+    if came == expected.split(" or ", maxsplit=1)[0]:
+        came = "another value"
+    return IllegalRequestError(f"expected {expected}, got {came}", code="wrong_type", at=place)

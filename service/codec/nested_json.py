@@ -1,0 +1,187 @@
+"""JSON with nested lists: bytes → Tensors and BlockResult → bytes.
+
+Numbers go straight from text to arrays (simdjson) and back (orjson); they never become Python objects on the way of a
+good request. simdjson flattens ragged and too deep lists in silence, so the length of every level is checked, and the
+number of brackets in the body is held against the number that the checked levels have. What fails any of this is read
+again in explain.py, slowly, to say where it is wrong.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+import simdjson
+from numpy.typing import NDArray
+
+from service.codec.explain import TENSOR_RANK, explain
+from service.errors import IllegalRequestError, UnreadableError, nearest
+from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
+
+MEDIA_TYPE = "application/json"
+FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs")
+
+
+def decode(body: bytes) -> Tensors:
+    """Reads a request.
+
+    Raises:
+        UnreadableError: not JSON.
+        IllegalRequestError: JSON, but not of the route's form; says where.
+    """
+    try:
+        return _decode_fast(body)
+    except _NotPlainError:
+        return explain(body)
+
+
+def encode(result: BlockResult, model: str, version: str) -> bytes:
+    """Writes an answer.
+
+    Raises:
+        IllegalRequestError: an output is not finite, which JSON cannot say.
+    """
+    answer: dict[str, Any] = {"model": model, "version": version}
+    if result.tokens is not None:
+        answer["tokens"] = result.tokens
+    for key, arrays in result.outputs.items():
+        if not all(np.isfinite(array).all() for array in arrays):
+            message = "the answer to these finite inputs is beyond float32's range, which JSON cannot write"
+            raise IllegalRequestError(message, code="non_finite_output", at=key)
+    answer["outputs"] = {key: [np.ascontiguousarray(a) for a in arrays] for key, arrays in result.outputs.items()}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+class _NotPlainError(Exception):
+    """The fast way will not do: read again, slowly, to find out why."""
+
+
+def _decode_fast(body: bytes) -> Tensors:
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise UnreadableError("expected JSON without a byte order mark", code="invalid_json")
+    try:
+        document = simdjson.Parser().parse(body)
+    except UnicodeDecodeError:
+        raise UnreadableError("expected JSON in UTF-8", code="invalid_json") from None
+    except (ValueError, RuntimeError) as error:
+        raise UnreadableError(_syntax_sentence(error), code="invalid_json") from None
+    if not isinstance(document, simdjson.Object):
+        raise IllegalRequestError("expected a JSON object", code="wrong_type", at="body")
+    _check_fields(list(document.keys()))
+    fields = {name: document[name] for name in document.keys()}  # noqa: SIM118 - an Object does not iterate
+    if None in fields.values():
+        raise _NotPlainError
+    brackets = 0
+    arrays: dict[str, tuple[NDArray[Any], ...]] = {}
+    for name in TENSOR_RANK.keys() & fields.keys():
+        arrays[name], count = _read_tensor(name, fields[name])
+        brackets += count
+    text, count = _read_strings(fields.get("text"))
+    outputs, more = _read_strings(fields.get("outputs"), bare=False)
+    # A backslash may hide a bracket from the count, or bring one in.
+    if b"\\" in body or body.count(b"[") != brackets + count + more:
+        raise _NotPlainError
+    return Tensors(
+        hidden_states=arrays.get("hidden_states"),
+        input_ids=arrays.get("input_ids"),
+        text=text,
+        attention_mask=arrays.get("attention_mask"),
+        outputs=outputs,
+    )
+
+
+def _check_fields(names: list[str]) -> None:
+    for index, name in enumerate(names[: len(FIELDS) + 1]):
+        if name not in FIELDS:
+            message = f"unknown field, number {index + 1} of the body{nearest(name, FIELDS) or '; ' + _known()}"
+            raise IllegalRequestError(message, code="unknown_field", at="body")
+        if name in names[:index]:
+            raise IllegalRequestError(f"field {name} came twice", code="duplicate_field", at="body")
+
+
+def _known() -> str:
+    return f"the fields are {', '.join(FIELDS)}"
+
+
+def _syntax_sentence(error: Exception) -> str:
+    kind = str(error).partition(":")[0]
+    reasons = {
+        "EMPTY": "got an empty body",
+        "NUMBER_ERROR": "a number is not written as JSON writes numbers, or is beyond float64's range",
+        "BIGINT_ERROR": "a whole number has more than 64 bits",
+        "DEPTH_ERROR": "lists are nested too deep",
+        "STRING_ERROR": "a string is not valid",
+        "UNESCAPED_CHARS": "a string holds a control character",
+        "UNCLOSED_STRING": "a string does not end",
+    }
+    return f"expected JSON: {reasons.get(kind, 'the text breaks its grammar (NaN and Infinity are not JSON)')}"
+
+
+def _read_tensor(name: str, value: Any) -> tuple[tuple[NDArray[Any], ...], int]:
+    """One array a sequence, and the opening brackets that these lists have."""
+    if not isinstance(value, simdjson.Array):
+        raise _NotPlainError
+    sequences = list(value)
+    if not all(isinstance(sequence, simdjson.Array) for sequence in sequences):
+        raise _NotPlainError
+    pairs = [_READERS[name](sequence) for sequence in sequences]
+    return tuple(array for array, _ in pairs), 1 + sum(count for _, count in pairs)
+
+
+def _buffer(array: Any, kind: str) -> Any:
+    try:
+        return array.as_buffer(of_type=kind)
+    except (TypeError, ValueError):
+        raise _NotPlainError from None
+
+
+def _read_rows(sequence: Any) -> tuple[Float32Array, int]:
+    rows = list(sequence)
+    if not rows or not all(isinstance(row, simdjson.Array) for row in rows):
+        raise _NotPlainError
+    width = len(rows[0])
+    numbers = np.frombuffer(_buffer(sequence, "d"), np.float64)
+    if width == 0 or any(len(row) != width for row in rows) or numbers.size != width * len(rows):
+        raise _NotPlainError
+    with np.errstate(over="ignore"):  # check.py refuses what became infinite, with its place
+        return numbers.astype(np.float32).reshape(len(rows), width), 1 + len(rows)
+
+
+def _read_ids(sequence: Any) -> tuple[Int64Array, int]:
+    ids = np.frombuffer(_buffer(sequence, "i"), np.int64)
+    if ids.size != len(sequence):
+        raise _NotPlainError
+    return ids, 1
+
+
+def _read_mask(sequence: Any) -> tuple[BoolArray, int]:
+    return _as_mask(sequence.as_list()), 1
+
+
+_READERS: dict[str, Callable[[Any], tuple[NDArray[Any], int]]] = {
+    "hidden_states": _read_rows,
+    "input_ids": _read_ids,
+    "attention_mask": _read_mask,
+}
+
+
+def _as_mask(values: list[Any]) -> BoolArray:
+    kinds = set(map(type, values))
+    if not (kinds <= {bool} or (kinds == {int} and set(values) <= {0, 1})):
+        raise _NotPlainError
+    return np.asarray(values, np.bool_)
+
+
+def _read_strings(value: Any, *, bare: bool = True) -> tuple[tuple[str, ...] | None, int]:
+    """Strings, and the opening brackets of their list and in them."""
+    if value is None:
+        return None, 0
+    if isinstance(value, str) and bare:
+        return (value,), value.count("[")
+    if not isinstance(value, simdjson.Array):
+        raise _NotPlainError
+    items = value.as_list()
+    strings = [item for item in items if isinstance(item, str)]
+    if not strings or len(strings) != len(items):
+        raise _NotPlainError
+    return tuple(strings), 1 + sum(string.count("[") for string in strings)

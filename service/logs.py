@@ -1,0 +1,124 @@
+"""One JSON line an event on stdout: sizes and shapes, never values."""
+
+import logging
+import re
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+from service import metrics
+
+_Message = MutableMapping[str, Any]
+_ASGIApp = Callable[
+    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
+]
+
+CLIENT_GONE = 499
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+_PROCESSORS: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.ExtraAdder(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+]
+
+
+def configure(level: str) -> None:
+    """Sends structlog's and the standard library's records, uvicorn's among them, through one JSON writer."""
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_PROCESSORS,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_PROCESSORS,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def get(name: str) -> Any:
+    """A logger whose keyword arguments become fields."""
+    return structlog.get_logger(name)
+
+
+class RequestLog:
+    """Pure ASGI, outermost: gives every request its id, and leaves one line and one count of it.
+
+    The id is the client's `X-Request-ID` where that is 1 to 128 of `[A-Za-z0-9._-]`, else a new one.
+    """
+
+    def __init__(self, app: _ASGIApp) -> None:
+        self._app = app
+        self._log = get("access")
+
+    async def __call__(
+        self,
+        scope: _Message,
+        receive: Callable[[], Awaitable[_Message]],
+        send: Callable[[_Message], Awaitable[None]],
+    ) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start_s = time.perf_counter()
+        scope["request_id"] = request_id = _request_id(scope)
+        seen = {"status": CLIENT_GONE, "bytes": 0}
+
+        async def send_and_note(message: _Message) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            seen["bytes"] += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            self._note(scope, seen, time.perf_counter() - start_s)
+
+    def _note(self, scope: _Message, seen: dict[str, int], duration_s: float) -> None:
+        quiet = scope["path"] in _QUIET_PATHS
+        route = getattr(scope.get("route"), "path", "none")
+        if not quiet:
+            metrics.REQUESTS.labels(route, seen["status"]).inc()
+            metrics.REQUEST_SECONDS.labels(route).observe(duration_s)
+        (self._log.debug if quiet else self._log.info)(
+            "request",
+            request_id=scope["request_id"],
+            method=scope["method"],
+            route=route,
+            status=seen["status"],
+            duration_ms=round(duration_s * 1e3, 3),
+            answer_bytes=seen["bytes"],
+            **scope.get("log_fields", {}),
+        )
+
+
+def _request_id(scope: _Message) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value.decode())
+    return uuid.uuid4().hex

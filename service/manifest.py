@@ -1,0 +1,148 @@
+"""ModelSpec: what manifest.json promises of an artifact (docs/artifact.md)."""
+
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import StartError
+from service.tensors import Output
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PositiveInt = Annotated[int, Field(ge=1)]
+FINAL_OUTPUT = "block_output"
+SEQUENCE_AXES = frozenset({"sequence", "query", "key"})
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TensorSpec(_Strict):
+    """A tensor of a graph: name, dtype, axis names, and sizes (-1 = dynamic)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+    dtype: Literal["float32", "int64"]
+    axes: list[str]
+    shape: list[int]
+
+    def cells(self, sequence_length: int) -> int:
+        """Elements that one sequence of this length has, without batch."""
+        count = 1
+        for axis, size in zip(self.axes[1:], self.shape[1:], strict=True):
+            count *= sequence_length if axis in SEQUENCE_AXES else size
+        return count
+
+
+class LayerSpec(_Strict):
+    """One instrumented layer: its graph and the graph's outputs in order."""
+
+    graph: Annotated[str, Field(pattern=r"^layers/[0-9]+\.onnx$")]
+    source_layer: int
+    outputs: list[TensorSpec]
+
+
+class TextSpec(_Strict):
+    """The text front: tokenizer and embeddings."""
+
+    tokenizer: Literal["text/tokenizer.json"]
+    embeddings: Literal["text/embeddings.onnx"]
+    vocab_size: PositiveInt
+    max_tokens: PositiveInt
+
+
+class LimitsSpec(_Strict):
+    """Limits of the graphs themselves."""
+
+    max_sequence_length: PositiveInt | None
+
+
+class SourceSpec(_Strict):
+    """Where the weights came from."""
+
+    kind: str
+    reference: str
+    layers: list[int]
+    files: dict[str, Sha256]
+
+
+class FileSpec(_Strict):
+    """Hash and size of one file."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class GoldenRequest(_Strict):
+    """A request of the forward route in its own words."""
+
+    hidden_states: list[list[list[float]]]
+    attention_mask: list[list[int]]
+
+
+class GoldenAnswer(_Strict):
+    """What PyTorch in float64 answers to the golden request."""
+
+    block_output: list[list[list[float]]]
+
+
+class GoldenSpec(_Strict):
+    """A request, its answer, and how far (absolute) the served answer may be from it where the mask is 1."""
+
+    request: GoldenRequest
+    answer: GoldenAnswer
+    tolerance: Annotated[float, Field(gt=0)]
+
+
+class ModelSpec(_Strict):
+    """One version of a model, as its manifest describes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ignored_types=(cached_property,))
+
+    format: Literal["glassblock/1"]
+    name: Name
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
+    source: SourceSpec
+    precision: Literal["float32"]
+    hidden_size: PositiveInt
+    num_attention_heads: PositiveInt | None
+    config: dict[str, Any] | None
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    aliases: dict[str, str]
+    layers: Annotated[list[LayerSpec], Field(min_length=1)]
+    text: TextSpec | None
+    limits: LimitsSpec
+    toolchain: dict[str, str | int]
+    parity: dict[str, Any]
+    golden: GoldenSpec
+    files: dict[str, FileSpec]
+
+    @cached_property
+    def probes(self) -> tuple[dict[str, TensorSpec], ...]:
+        """Probes of each layer by name, `block_output` not among them."""
+        return tuple({t.name: t for t in layer.outputs if t.name != FINAL_OUTPUT} for layer in self.layers)
+
+    def tensor(self, output: Output) -> TensorSpec:
+        """The tensor an output names."""
+        return self.outputs[0] if output.layer is None else self.probes[output.layer][output.probe]
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        """The longest sequence the graphs take; None = any."""
+        return self.limits.max_sequence_length
+
+
+def read_manifest(data: bytes, place: str) -> ModelSpec:
+    """Reads a manifest.
+
+    Raises:
+        StartError: not JSON, or not the format of docs/artifact.md; names the first field that is wrong.
+    """
+    try:
+        return ModelSpec.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StartError(f"{place}: {where}: {first['msg']}") from None

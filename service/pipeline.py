@@ -1,0 +1,71 @@
+"""What every face calls: bytes in, bytes out, one type an arrow."""
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+from service.admission import ticket
+from service.batcher import Answer
+from service.check import check, check_inputs
+from service.repository import Model
+from service.settings import Settings
+from service.tensors import BlockRequest, Float32Array, Sequence, Tensors
+from service.view import view
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of each stage of a request."""
+
+    decode_s: float
+    queue_s: float
+    run_s: float
+    encode_s: float
+
+
+async def answer(model: Model, body: bytes, codec: ModuleType, settings: Settings) -> tuple[bytes, Timings]:
+    """Answers one request: decode, check, ticket, submit, view, encode.
+
+    Args:
+        model: that was asked.
+        body: the request, whole.
+        codec: a module of `service.codec`, with `decode` and `encode`.
+        settings: the limits.
+
+    Raises:
+        GlassblockError: the request cannot be answered; says why.
+    """
+    start_s = time.perf_counter()
+    request = examine(codec.decode(body), model, settings)
+    ticket(request, model.spec, settings)
+    decoded_s = time.perf_counter()
+    result = view(request, await submit(request, model))
+    run_s = time.perf_counter()
+    data = codec.encode(result, model.spec.name, model.spec.version)
+    return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
+
+
+def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:
+    """Text becomes ids; then everything is held against the model's spec."""
+    check_inputs(tensors, model.spec)
+    tokens = None
+    if tensors.text is not None and model.front is not None:
+        ids, tokens = model.front.tokenize(tensors.text)
+        tensors = replace(tensors, text=None, input_ids=ids)
+    return check(tensors, model.spec, settings.max_outputs, tokens)
+
+
+async def submit(request: BlockRequest, model: Model) -> list[Answer[tuple[Float32Array, ...]]]:
+    """Queues every sequence and awaits all; if one fails or the client leaves, the others are withdrawn."""
+    hidden_states = request.hidden_states
+    if hidden_states is None and model.front is not None and request.input_ids is not None:
+        hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids)
+    pairs = zip(hidden_states or (), request.attention_mask, strict=True)
+    sequences = [Sequence(values, mask, request.outputs) for values, mask in pairs]
+    futures = [model.batcher.submit(sequence, sequence.outputs, len(sequence)) for sequence in sequences]
+    try:
+        return [await future for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()

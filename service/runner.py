@@ -1,0 +1,90 @@
+"""A model's runs: `model.onnx` for who wants the output, the chain of layers for who wants the inside."""
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.padding import pad, unpad
+from service.session import Session
+from service.tensors import Batch, Float32Array, Output, Sequence
+
+LEAN = (Output(None, FINAL_OUTPUT),)
+
+
+class Runner:
+    """Runs batches of sequences that ask for the same tensors.
+
+    Args:
+        spec: the model.
+        model: the session of model.onnx.
+        load_layer: gives the session of a layer's graph; called once a layer, on first use.
+    """
+
+    def __init__(self, spec: ModelSpec, model: Session, load_layer: Callable[[int], Session]) -> None:
+        self._spec = spec
+        self._model = model
+        self._load_layer = load_layer
+        self._layers: dict[int, Session] = {}
+
+    def load_layers(self) -> None:
+        """Loads every layer's graph now instead of on first use."""
+        for layer in range(len(self._spec.layers)):
+            self._layer(layer)
+
+    def run(self, sequences: list[Sequence]) -> list[tuple[Float32Array, ...]]:
+        """Runs one batch.
+
+        Args:
+            sequences: all with the same `outputs`.
+
+        Returns:
+            For each sequence its tensors in the order of `outputs`, unpadded.
+        """
+        wanted = sequences[0].outputs
+        batch = pad(sequences)
+        arrays = {LEAN[0]: self._run_model(batch)} if wanted == LEAN else self._run_layers(batch, wanted)
+        return [
+            tuple(unpad(arrays[output], self._spec.tensor(output), row, len(sequence)) for output in wanted)
+            for row, sequence in enumerate(sequences)
+        ]
+
+    def _run_model(self, batch: Batch) -> Float32Array:
+        return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch))[0]
+
+    def _run_layers(self, batch: Batch, wanted: tuple[Output, ...]) -> dict[Output, Float32Array]:
+        """Runs the layers one after another, only as far as the last one asked for."""
+        arrays: dict[Output, Float32Array] = {}
+        hidden_states, last = batch.hidden_states, len(self._spec.layers) - 1
+        whole = LEAN[0] in wanted
+        stop = last if whole else max(output.layer for output in wanted if output.layer is not None)
+        for layer in range(stop + 1):
+            asked = [output for output in wanted if output.layer == layer]
+            names = dict.fromkeys(output.probe for output in asked)
+            if layer < stop:
+                names["layer_output"] = None
+            if layer == last and whole:
+                names[self._final_name] = None
+            arrays_of_layer = self._layer(layer).run(list(names), _feeds(hidden_states, batch))
+            found = dict(zip(names, arrays_of_layer, strict=True))
+            arrays.update({output: found[output.probe] for output in asked})
+            if layer == last and whole:
+                arrays[LEAN[0]] = found[self._final_name]
+            hidden_states = found.get("layer_output", hidden_states)
+        return arrays
+
+    @property
+    def _final_name(self) -> str:
+        """The output of the last layer's graph that is the model's answer."""
+        names = [tensor.name for tensor in self._spec.layers[-1].outputs]
+        return FINAL_OUTPUT if FINAL_OUTPUT in names else "layer_output"
+
+    def _layer(self, layer: int) -> Session:
+        if layer not in self._layers:
+            self._layers[layer] = self._load_layer(layer)
+        return self._layers[layer]
+
+
+def _feeds(hidden_states: Float32Array, batch: Batch) -> dict[str, NDArray[Any]]:
+    return {"hidden_states": hidden_states, "attention_mask": batch.attention_mask}

@@ -1,0 +1,135 @@
+"""The only import of onnxruntime: providers, threads, and sessions made from verified bytes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.errors import StartError
+from service.manifest import TensorSpec
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: the wheel sends events by default (docs/decisions/0006)
+
+import onnxruntime
+
+onnxruntime.disable_telemetry_events()
+onnxruntime.set_default_logger_severity(3)
+
+# onnxruntime's exceptions share no base but Exception.
+_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    *(
+        kind
+        for kind in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+)
+WEIGHTS_FILE = "weights.data"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+
+
+def available_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Threads this process may use: its affinity, cut by the cgroup's CPU quota (v2 `cpu.max`, v1 `cpu.cfs_*`)."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except OSError:
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return affinity
+    if quota in {"max", "-1"}:
+        return affinity
+    return max(1, min(affinity, int(quota) // int(period)))
+
+
+def set_threads(threads: int) -> None:
+    """Sets the one pool that all sessions share; call once, before the first session.
+
+    Sessions with pools of their own spin against each other and halve each other's speed (docs/decisions/0004).
+    """
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+
+
+def runtime_version() -> str:
+    """The version of onnxruntime in use."""
+    return str(onnxruntime.__version__)
+
+
+class Session:
+    """One loaded graph.
+
+    Args:
+        graph: bytes of the .onnx file, verified by the caller.
+        weights: bytes of weights.data, verified by the caller; not needed after the call.
+        provider: `cpu` or `cuda`.
+        place: file of the graph, for messages.
+
+    Raises:
+        StartError: onnxruntime refuses the graph, or the provider is not to be had.
+    """
+
+    def __init__(self, graph: bytes, weights: bytes, provider: str, place: str) -> None:
+        wanted = _PROVIDERS[provider]
+        if wanted not in onnxruntime.get_available_providers():
+            raise StartError(
+                f"provider {provider} is not in this build of onnxruntime; install the gpu extra or use cpu"
+            )
+        options = onnxruntime.SessionOptions()
+        options.use_per_session_threads = False
+        options.enable_mem_pattern = False  # patterns are kept per input shape, and shapes here never repeat for long
+        options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=[wanted], enable_fallback=0)
+        except _ERRORS as error:
+            raise StartError(f"{place}: onnxruntime refuses it: {_first_line(error)}") from error
+        self.provider: str = self._session.get_providers()[0]
+        if self.provider != wanted:
+            raise StartError(f"{place}: asked for {wanted}, onnxruntime fell back to {self.provider}")
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        """Runs the graph; feeds are native-endian and C-contiguous.
+
+        Raises:
+            MemoryError: onnxruntime could not get the memory; the session stays usable.
+        """
+        try:
+            results: list[np.ndarray[Any, Any]] = self._session.run(list(outputs), dict(feeds))
+        except _ERRORS as error:
+            if "Failed to allocate memory" in str(error) or "bad_alloc" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+        return results
+
+    def check_contract(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], place: str) -> None:
+        """Holds the graph's tensors against the manifest's: names, order, dtypes, sizes.
+
+        Raises:
+            StartError: lists each difference.
+        """
+        differences = [
+            *_differences("input", inputs, self._session.get_inputs()),
+            *_differences("output", outputs, self._session.get_outputs()),
+        ]
+        if differences:
+            raise StartError(f"{place}: differs from manifest.json: {'; '.join(differences)}")
+
+
+def _differences(kind: str, wanted: Sequence[TensorSpec], found: Sequence[Any]) -> list[str]:
+    promised = [(t.name, _DTYPES[t.dtype], t.shape) for t in wanted]
+    actual = [(t.name, t.type, [size if isinstance(size, int) else -1 for size in t.shape]) for t in found]
+    if promised == actual:
+        return []
+    lines = [f"{kind} {a} in the manifest, {b} in the graph" for a, b in zip(promised, actual, strict=False) if a != b]
+    if len(promised) != len(actual):
+        lines.append(f"{len(promised)} {kind}s in the manifest, {len(actual)} in the graph")
+    return lines[:4]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

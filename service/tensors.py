@@ -1,0 +1,109 @@
+"""The value types: every arrow of the data flow turns one into the next."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """A decoded request, not yet held against any model.
+
+    Attributes:
+        hidden_states: one array a sequence, float32 [sequence, hidden]; may hold inf where a number overflowed float32.
+        input_ids: one array a sequence, int64 [sequence].
+        text: one string a sequence.
+        attention_mask: one array a sequence, bool [sequence], True = attend; None = attend to all.
+        outputs: addresses as sent; None = `block_output` alone.
+    """
+
+    hidden_states: tuple[Float32Array, ...] | None = None
+    input_ids: tuple[Int64Array, ...] | None = None
+    text: tuple[str, ...] | None = None
+    attention_mask: tuple[BoolArray, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Output:
+    """A tensor of a model: a probe of one layer, or `block_output` (layer None)."""
+
+    layer: int | None
+    probe: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One checked sequence, the unit of batching.
+
+    Attributes:
+        hidden_states: float32 [sequence, hidden], finite, zero where `attention_mask` is False.
+        attention_mask: bool [sequence], True = attend.
+        outputs: what the runner is to give, in order.
+    """
+
+    hidden_states: Float32Array
+    attention_mask: BoolArray
+    outputs: tuple[Output, ...]
+
+    def __len__(self) -> int:
+        """Positions, padding not counted."""
+        return int(self.hidden_states.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRequest:
+    """A request that the model can answer.
+
+    Attributes:
+        lengths: positions of each sequence.
+        hidden_states: one array a sequence, float32 [sequence, hidden]; None while they are still `input_ids`.
+        input_ids: one array a sequence, int64 [sequence], all within the vocabulary.
+        attention_mask: one array a sequence, bool [sequence].
+        keys: the names of the answer's tensors, in order, without repetition.
+        outputs: the tensor that each key stands for.
+        tokens: the tokens of each sequence, for text alone.
+    """
+
+    lengths: tuple[int, ...]
+    hidden_states: tuple[Float32Array, ...] | None
+    input_ids: tuple[Int64Array, ...] | None
+    attention_mask: tuple[BoolArray, ...]
+    keys: tuple[str, ...]
+    outputs: tuple[Output, ...]
+    tokens: tuple[tuple[str, ...], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of different lengths as one rectangle.
+
+    Attributes:
+        hidden_states: float32 [batch, sequence, hidden], zero where padded.
+        attention_mask: int64 [batch, sequence], 1 = attend, 0 where padded.
+    """
+
+    hidden_states: Float32Array
+    attention_mask: Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What a request gets back, unpadded.
+
+    Attributes:
+        outputs: by key, one float32 array a sequence, axes as the manifest says without batch.
+        tokens: the tokens of each sequence, for text alone.
+        queue_s: seconds the slowest sequence waited for a run.
+        run_s: seconds of the slowest sequence's run.
+    """
+
+    outputs: dict[str, list[Float32Array]]
+    tokens: tuple[tuple[str, ...], ...] | None
+    queue_s: float
+    run_s: float

@@ -1,0 +1,50 @@
+"""The text front of a model that has one: tokenizer and embeddings."""
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from service.errors import IllegalRequestError, StartError
+from service.manifest import TextSpec
+from service.session import Session
+from service.tensors import Float32Array, Int64Array
+
+
+class TextFront:
+    """Turns text into ids and ids into hidden states.
+
+    Args:
+        spec: vocabulary and positions.
+        tokenizer: bytes of tokenizer.json, verified by the caller.
+        embeddings: input_ids int64 [batch, sequence] → hidden_states float32 [batch, sequence, hidden].
+
+    Raises:
+        StartError: the tokenizer cannot be read.
+    """
+
+    def __init__(self, spec: TextSpec, tokenizer: bytes, embeddings: Session) -> None:
+        self._spec = spec
+        self._embeddings = embeddings
+        try:
+            self._tokenizer = Tokenizer.from_buffer(tokenizer)
+        except ValueError as error:
+            raise StartError(f"{spec.tokenizer}: not a tokenizer: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def tokenize(self, text: tuple[str, ...]) -> tuple[tuple[Int64Array, ...], tuple[tuple[str, ...], ...]]:
+        """Ids (int64 [sequence]) and tokens of each string, special tokens included.
+
+        Raises:
+            IllegalRequestError: more tokens than the model has positions; text is never cut.
+        """
+        encodings = self._tokenizer.encode_batch(list(text))
+        for index, encoding in enumerate(encodings):
+            if len(encoding.ids) > self._spec.max_tokens:
+                message = f"expected at most {self._spec.max_tokens} tokens, got {len(encoding.ids)}"
+                raise IllegalRequestError(message, code="sequence_too_long", at=f"text[{index}]")
+        ids = tuple(np.asarray(encoding.ids, np.int64) for encoding in encodings)
+        return ids, tuple(tuple(encoding.tokens) for encoding in encodings)
+
+    def embed(self, input_ids: tuple[Int64Array, ...]) -> tuple[Float32Array, ...]:
+        """Hidden states of each sequence, float32 [sequence, hidden]; each alone, so none depends on another."""
+        return tuple(self._embeddings.run(["hidden_states"], {"input_ids": ids[None]})[0][0] for ids in input_ids)

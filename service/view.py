@@ -1,0 +1,20 @@
+"""What a client asked to see of a result: here slices and reductions will be taken, before anything is written."""
+
+from service.batcher import Answer
+from service.tensors import BlockRequest, BlockResult, Float32Array
+
+
+def view(request: BlockRequest, answers: list[Answer[tuple[Float32Array, ...]]]) -> BlockResult:
+    """Names the tensors of each sequence's answer.
+
+    Args:
+        request: what was asked.
+        answers: one a sequence, each with the tensors of `request.outputs` in order.
+    """
+    outputs = {key: [answer.value[i] for answer in answers] for i, key in enumerate(request.keys)}
+    return BlockResult(
+        outputs,
+        request.tokens,
+        queue_s=max(answer.queue_s for answer in answers),
+        run_s=max(answer.run_s for answer in answers),
+    )
