@@ -60,28 +60,25 @@ class Attention(nn.Module):
         }
 
     def _split(self, x: Float[Tensor, "batch sequence _"]) -> Float[Tensor, "batch sequence head _"]:
-        return x.unflatten(-1, (self.heads, -1))
+        return x.reshape(*x.shape[:2], self.heads, -1)
 
 
 def scaled_scores(
     query: Float[Tensor, "batch sequence head head_dim"], key: Float[Tensor, "batch sequence head head_dim"]
 ) -> Float[Tensor, "batch head sequence sequence"]:
     """q·kᵀ / √d_k for each head: how much each query looks for each key, before the mask."""
+    queries, keys = query.transpose(1, 2), key.permute(0, 2, 3, 1)
     head_dim = query.shape[-1]
-    queries = query.transpose(1, 2).split(MAX_SUM, dim=-1)
-    keys = key.permute(0, 2, 3, 1).split(MAX_SUM, dim=-2)
-    products = queries[0] @ keys[0]
-    for more_query, more_key in zip(queries[1:], keys[1:], strict=True):
-        products = products + more_query @ more_key
+    products = queries[..., :MAX_SUM] @ keys[..., :MAX_SUM, :]
+    for start in range(MAX_SUM, head_dim, MAX_SUM):
+        products = products + queries[..., start : start + MAX_SUM] @ keys[..., start : start + MAX_SUM, :]
     return products / math.sqrt(head_dim)
 
 
-def visible(
-    attention_mask: Int[Tensor, "batch sequence"], mask: Mask
-) -> Bool[Tensor, "batch 1 #sequence sequence"]:
+def visible(attention_mask: Int[Tensor, "batch sequence"], mask: Mask) -> Bool[Tensor, "batch 1 #sequence sequence"]:
     """Which key (last axis) each query may attend to; one row for all queries where the mask is bidirectional."""
-    keys = (attention_mask != 0)[:, None, None, :]
-    if mask == "bidirectional":
-        return keys
-    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return keys & (position[None, :] <= position[:, None])
+    allowed: Tensor = (attention_mask != 0)[:, None, None, :]
+    if mask == "causal":
+        position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        allowed = allowed & (position[None, :] <= position[:, None])
+    return allowed

@@ -68,7 +68,8 @@ class Stack(nn.Module):
         """block_output: the last layer's output, after the final norm; arguments as the block's."""
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask)["layer_output"]
-        return self.final_norm(hidden_states)
+        block_output: Tensor = self.final_norm(hidden_states)
+        return block_output
 
 
 class FinalLayer(nn.Module):

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, get_args, get_origin, Literal
+from typing import Any, Literal, Self, get_args, get_origin
 
 Norm = Literal["none", "layer"]
 Placement = Literal["pre", "post"]
@@ -61,7 +61,7 @@ class BlockConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A block from JSON's words; head_dim left out is hidden_size / num_attention_heads, value_head_dim is head_dim.
+        """A block from JSON's words; head_dim may be left out (hidden_size / heads), and value_head_dim (head_dim).
 
         Raises:
             ValueError: An unknown or missing field, or a value the block cannot have.
@@ -108,7 +108,7 @@ class StackConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A stack from JSON's words: `layers`, a list of blocks; or one block's fields and `num_layers` (1 if left out).
+        """A stack from JSON's words: `layers`, a list of blocks; or one block's fields and `num_layers` (else 1).
 
         Raises:
             ValueError: An unknown or missing field, or a value the stack cannot have.
@@ -173,5 +173,7 @@ def _check_field(name: str, kind: Any, value: object) -> None:
         raise ValueError(f"{name} must be true or false, got {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")):
+    if kind is float and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")
+    ):
         raise ValueError(f"{name} must be a positive number, got {value!r}")

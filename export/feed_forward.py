@@ -1,14 +1,15 @@
 """The feed-forward network: two products with an activation between, for each position on its own."""
 
+from collections.abc import Callable
 from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.config import BlockConfig
+from export.config import Activation, BlockConfig
 from export.linear import linear, matrix, vector
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
     "gelu": nn.functional.gelu,  # x·Φ(x) by erf (Hendrycks & Gimpel 2016, arXiv:1606.08415)
     "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,8 +107,10 @@ def _trace(
 
 def example(spec: TensorSpec, batch: int, sequence: int) -> Tensor:
     """A small input for tracing: sizes of at least 2 and different, as torch.export takes 1 and equal ones as facts."""
-    shape = [batch if axis == "batch" else sequence if size < 0 else size for axis, size in
-             zip(spec.axes, spec.shape, strict=True)]
+    shape = [
+        batch if axis == "batch" else sequence if size < 0 else size
+        for axis, size in zip(spec.axes, spec.shape, strict=True)
+    ]
     if spec.dtype == "int64":
         return torch.ones(shape, dtype=torch.int64)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -198,7 +199,7 @@ class _Table:
     def _external(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         content = tensor.tobytes()
         digest = hashlib.sha256(content).hexdigest()
-        shape = tensor.shape.numpy()
+        shape = tuple(tensor.shape.numpy())
         key = (tensor.dtype, shape, digest)
         if key not in self._places:
             self._places[key] = self._append(content)
@@ -222,7 +223,7 @@ def _save(graph: ir.Model, folder: Path, path: str) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnx.checker refuses {path}: {error}") from error
     (folder / path).parent.mkdir(exist_ok=True)
-    os.replace(beside, folder / path)
+    beside.replace(folder / path)
 
 
 def _verify(folder: Path, paths: Sequence[str], table: _Table) -> None:

@@ -49,7 +49,10 @@ class Options:
 _TAKES: dict[str, tuple[set[str], Callable[[Options], Source]]] = {
     "bert": ({"origin", "layers"}, lambda o: bert.load(_path(o), o.layers)),
     "glassblock": ({"origin", "config", "bias", *_SHAPE}, lambda o: glassblock.load(_path(o), _stack_config(o))),
-    "minilm": ({"layers", "cache"}, lambda o: bert.load(minilm.folder(o.cache or minilm.CACHE), o.layers, minilm.REFERENCE)),
+    "minilm": (
+        {"layers", "cache"},
+        lambda o: bert.load(minilm.folder(o.cache or minilm.CACHE), o.layers, minilm.REFERENCE),
+    ),
     "module": (
         {"origin", "weights", "arguments", "hidden_size", "max_sequence_length"},
         lambda o: module.load(

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export import ExportError
+from export.batches import BATCHES, Batch, make_masks, pad
 from export.onnx_file import WEIGHTS, Step
 from export.probes import TensorSpec, stream
-from export.sources import Source
+from export.sources import Source, TextFront
 
 # Must be set before the import: the Linux wheel sends events out by default.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime  # noqa: E402 - see above
+import onnxruntime
 
 onnxruntime.disable_telemetry_events()
 
@@ -30,31 +31,6 @@ RULE = "|ours - f64| <= 2 * max|eager float32 - f64| + 1e-5 * max(1, |f64|), whe
 ORACLE = "PyTorch eager in float64, each sequence alone and unpadded"
 # Adds and normalises in another order where nothing reads the sum, so model.onnx would differ from its own layers.
 DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
-MIN_POSITIONS = 2  # a product of one row takes another path in onnxruntime; the server never runs fewer either
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Sequences that run together: their lengths, and how each one's own mask is padded."""
-
-    lengths: tuple[int, ...]
-    padding: str
-
-
-BATCHES = (
-    Batch((1,), "none"),
-    Batch((2,), "none"),
-    Batch((3, 1, 2), "none"),
-    Batch((7, 5), "right"),
-    Batch((16, 9, 4, 13), "left"),
-    Batch((33, 20, 6), "holes"),
-    Batch((8, 5), "masked"),
-    Batch((63, 64, 65), "none"),
-    Batch((5, 17, 31, 2, 40, 1, 12, 23), "holes"),
-    Batch((128, 100), "left"),
-    Batch((300, 40), "right"),
-    Batch((512,), "none"),
-)
 
 
 @dataclass(slots=True)
@@ -124,7 +100,10 @@ def prove(source: Source, folder: Path, step: Step) -> Proof:
     run = _Run(source, folder, proof)
     for number, batch in enumerate(BATCHES, start=1):
         step(f"parity {number}/{len(BATCHES)}")
-        run.batch(_fit(batch, source.max_sequence_length), np.random.default_rng(number))
+        run.batch(batch.cut_to(source.max_sequence_length), np.random.default_rng(number))
+    if source.text:
+        step("parity of the text front")
+        _prove_text(source.text, folder)
     breach = next((found.breach for found in proof.outputs.values() if found.breach), None)
     if breach:
         raise ParityError(breach, proof)
@@ -133,6 +112,19 @@ def prove(source: Source, folder: Path, step: Step) -> Proof:
     if source.config and not proof.layers_equal_model:
         raise ParityError("the chain of layers answers differently from model.onnx", proof)
     return proof
+
+
+def _prove_text(text: TextFront, folder: Path) -> None:
+    """Holds the embeddings' graph to the same rule, over the first, last and other tokens and every position."""
+    session = open_graph(folder / "text" / "embeddings.onnx", (folder / WEIGHTS).read_bytes())
+    ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, text.max_tokens))
+    ids[:, 0], ids[:, -1] = 0, text.vocab_size - 1
+    with torch.inference_mode():
+        plain = text.embeddings(torch.from_numpy(ids)).numpy()
+        truth = copy.deepcopy(text.embeddings).double()(torch.from_numpy(ids)).numpy()
+    error = np.abs(session.run(["hidden_states"], {"input_ids": ids})[0] - truth)
+    if not np.all(error <= tolerance(largest(plain - truth), truth)):
+        raise ExportError(f"text/embeddings.onnx is off by {largest(error):.3g} from PyTorch float64")
 
 
 class _Run:
@@ -189,9 +181,7 @@ class _Run:
             self._compare(name, spec, ours[spec.name], pairs, masks, batch)
         return answers
 
-    def _same_alone(
-        self, outputs: Sequence[TensorSpec], ours: Tensors, alone: Tensors, row: int, length: int
-    ) -> None:
+    def _same_alone(self, outputs: Sequence[TensorSpec], ours: Tensors, alone: Tensors, row: int, length: int) -> None:
         every = np.arange(length)
         for spec in outputs:
             batched = cut(spec, ours[spec.name][row], every)
@@ -239,38 +229,9 @@ def _sentence(name: str, batch: Batch, row: int, error: Array, bound: Array, *, 
     return sentence
 
 
-def _fit(batch: Batch, longest: int | None) -> Batch:
-    return batch if longest is None else Batch(tuple(min(length, longest) for length in batch.lengths), batch.padding)
-
-
-def make_masks(batch: Batch) -> list[Array]:
-    """The mask of each sequence, int64 [length], 1 = attend."""
-    masks = [np.ones(length, np.int64) for length in batch.lengths]
-    for mask in masks:
-        part = len(mask) // 3
-        if batch.padding == "right" and part:
-            mask[-part:] = 0
-        if batch.padding == "left":
-            mask[:part] = 0
-        if batch.padding == "holes":
-            mask[1::3] = 0
-    if batch.padding == "masked":
-        masks[-1][:] = 0
-    return masks
-
-
 def _start(row: Array, mask: Array) -> _Sequence:
     tensor = torch.from_numpy(row)[None]
     return _Sequence(mask, tensor, tensor.double(), pad([row]))
-
-
-def pad(rows: Sequence[Array]) -> Array:
-    """Rows of different lengths as one batch, zero on the right, of at least two positions: as the server pads."""
-    length = max(MIN_POSITIONS, *(len(row) for row in rows))
-    batch = np.zeros((len(rows), length, *rows[0].shape[1:]), rows[0].dtype)
-    for index, row in enumerate(rows):
-        batch[index, : len(row)] = row
-    return batch
 
 
 def cut(spec: TensorSpec, row: Array, keep: Array) -> Array:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.parity import BATCHES, Accuracy, Proof
+from export.batches import BATCHES
+from export.parity import Accuracy, Proof
 from export.sources import Source
 
 
@@ -17,7 +18,7 @@ class Steps:
     def __init__(self, console: Console, source: Source) -> None:
         graphs = 1 + len(source.layers) + (source.text is not None)
         self.console = console
-        self.total = graphs + 1 + graphs + len(BATCHES) + 1
+        self.total = graphs + 1 + graphs + len(BATCHES) + (source.text is not None) + 1
         self.progress = Progress(
             TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
         )
@@ -34,6 +35,7 @@ class Steps:
         self.progress.stop()
 
     def __call__(self, description: str) -> None:
+        """Shows that the step of this name begins."""
         if self.console.is_terminal:
             self.progress.update(self.task, advance=1, description=description)
         else:

@@ -110,5 +110,7 @@ def parse_layers(text: str | None, count: int) -> tuple[int, int]:
         raise ExportError(f"--layers must be FIRST:END, half-open, as 2:5; got {text!r}")
     start, stop = int(first or 0), int(end or count)
     if not start < stop <= count:
-        raise ExportError(f"--layers {text} is out of range: the source has {count} layers, so 0:{count} is all of them")
+        raise ExportError(
+            f"--layers {text} is out of range: the source has {count} layers, so 0:{count} is all of them"
+        )
     return start, stop

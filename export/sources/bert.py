@@ -103,12 +103,14 @@ def load(folder: Path, layers: str | None = None, reference: str | None = None) 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ExportError(f"there is no file {path}") from error
     except ValueError as error:
         raise ExportError(f"{path} is not JSON: {error}") from error
-    family = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise ExportError(f"{path} must hold one JSON object")
+    family = config.get("model_type")
     if family != "bert":
         raise ExportError(f"{path}: model_type is {family!r}, and this source reads 'bert' alone")
     for key, only in _ONLY.items():

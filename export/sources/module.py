@@ -161,8 +161,10 @@ def _as_dict(answer: object) -> dict[str, Tensor]:
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ExportError(f"output {name} must be a float32 tensor, got {got}")
-    return {**{name: tensor for name, tensor in answer.items() if name != "block_output"},
-            "block_output": answer["block_output"]}
+    return {
+        **{name: tensor for name, tensor in answer.items() if name != "block_output"},
+        "block_output": answer["block_output"],
+    }
 
 
 def _spec(name: str, first: torch.Size, second: torch.Size, hidden_size: int) -> TensorSpec:

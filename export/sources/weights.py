@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,8 +26,9 @@ class Weights:
     def __init__(self, path: Path) -> None:
         _refuse_pickle(path)
         self.path = path
+        reader: Any = safe_open  # safetensors types its reader only in part
         try:
-            self._file = safe_open(path, framework="pt")
+            self._file = reader(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ExportError(f"{path} is not a safetensors file: {error}") from error
         self.names = frozenset(self._file.keys())
