@@ -1,0 +1,43 @@
+# Every target does its own set-up: a fresh machine needs Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := torch==2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: install check test serve bench clean
+.DEFAULT_GOAL := test
+
+install: $(STAMP)  ## A virtual environment with all that the other targets need
+
+# On Linux a plain torch is gigabytes of CUDA. The CPU build has a version of its own, which pip may already be
+# configured to find; else it comes from PyTorch's own index.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@if [ "$$(uname -s)" = Linux ]; then \
+	  echo "Installing PyTorch's CPU build"; \
+	  $(BIN)/pip install -q "$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)" --index-url $(TORCH_CPU_INDEX); \
+	fi
+	@echo "Installing Glassblock and its tools"
+	@$(BIN)/pip install -q -e ".[export,dev]"
+	@touch $@
+
+check: install  ## Lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: install  ## The whole test suite
+	$(BIN)/python -m pytest $(TESTS)
+
+serve: install  ## Export the default model once, then serve it on port 8000
+	$(BIN)/python -m export --default
+	$(BIN)/python -m service
+
+bench: install  ## Latency and cost against raw session.run
+	$(BIN)/python -m load_tests.bench
+
+clean:  ## Remove what the targets made
+	rm -rf $(VENV) .cache models build dist
