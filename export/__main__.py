@@ -12,7 +12,7 @@ from rich.console import Console
 from export import ExportError
 from export.artifact import Place, write_artifact
 from export.options import Options, make_source
-from export.parity import ParityError, Proof
+from export.proof import ParityError, Proof
 from export.report import Steps, parity_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -15,8 +15,10 @@ from typing import Any
 
 from export import ExportError, onnx_file, parity, probes
 from export.golden import make_golden
+from export.proof import Proof
 from export.sources import Source
 from export.sources.weights import file_sha256
+from export.trace import OPSET, Step
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -49,7 +51,7 @@ class Place:
         return self.models / self.name / self.version
 
 
-def write_artifact(source: Source, place: Place, step: onnx_file.Step, *, overwrite: bool = False) -> parity.Proof:
+def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool = False) -> Proof:
     """Exports `source` into its place and proves it; on any failure the place is as it was.
 
     Raises:
@@ -68,7 +70,7 @@ def write_artifact(source: Source, place: Place, step: onnx_file.Step, *, overwr
     return proof
 
 
-def _manifest(source: Source, place: Place, proof: parity.Proof, folder: Path) -> dict[str, Any]:
+def _manifest(source: Source, place: Place, proof: Proof, folder: Path) -> dict[str, Any]:
     return {
         "format": "glassblock/1",
         "name": place.name,
@@ -120,7 +122,7 @@ def _text(source: Source) -> dict[str, Any] | None:
 
 def _toolchain() -> dict[str, str | int]:
     versions = {tool: package_version(tool) for tool in _TOOLS}
-    return {"opset": onnx_file.OPSET, "python": platform.python_version(), **versions}
+    return {"opset": OPSET, "python": platform.python_version(), **versions}
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

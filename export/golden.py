@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from export import ExportError
-from export.parity import tolerance
+from export.proof import tolerance
 from export.sources import Source
 
 # Two lengths, so that padding is part of the proof, and a hole in the second.

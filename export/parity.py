@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch import nn
 
 from export import ExportError
 from export.batches import BATCHES, Batch, make_masks, pad
-from export.onnx_file import WEIGHTS, Step
+from export.onnx_file import WEIGHTS
 from export.probes import TensorSpec, stream
+from export.proof import Accuracy, ParityError, Proof, tolerance
 from export.sources import Source, TextFront
+from export.trace import Step
 
 # Must be set before the import: the Linux wheel sends events out by default.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -27,56 +29,8 @@ onnxruntime.disable_telemetry_events()
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 
-RULE = "|ours - f64| <= 2 * max|eager float32 - f64| + 1e-5 * max(1, |f64|), where the mask is 1 on every sequence axis"
-ORACLE = "PyTorch eager in float64, each sequence alone and unpadded"
 # Adds and normalises in another order where nothing reads the sum, so model.onnx would differ from its own layers.
 DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
-
-
-@dataclass(slots=True)
-class Accuracy:
-    """How far an output ever was from float64, and how far PyTorch's own float32 was."""
-
-    max_error: float = 0.0
-    eager_float32_max_error: float = 0.0
-    breach: str | None = None
-
-
-@dataclass(slots=True)
-class Proof:
-    """What the comparison found.
-
-    Attributes:
-        outputs: By full name, block_output and layers.{i}.{probe}.
-        padded_equals_alone: Every padded answer was bit-equal to the same sequence alone.
-        layers_equal_model: The chain of layers was bit-equal to model.onnx.
-    """
-
-    outputs: dict[str, Accuracy] = field(default_factory=dict)
-    padded_equals_alone: bool = True
-    layers_equal_model: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """The manifest's `parity`."""
-        return {
-            "rule": RULE,
-            "oracle": ORACLE,
-            "cases": len(BATCHES),
-            "padded_equals_alone": self.padded_equals_alone,
-            "layers_equal_model": self.layers_equal_model,
-            "outputs": {
-                name: {"max_error": found.max_error, "eager_float32_max_error": found.eager_float32_max_error}
-                for name, found in self.outputs.items()
-            },
-        }
-
-
-class ParityError(ExportError):
-    """The graphs do not compute what PyTorch computes; `proof` has every number."""
-
-    def __init__(self, sentence: str, proof: Proof) -> None:
-        super().__init__(sentence)
-        self.proof = proof
 
 
 @dataclass(slots=True)
@@ -96,7 +50,7 @@ def prove(source: Source, folder: Path, step: Step) -> Proof:
         ParityError: An output breaks the rule; for our own blocks also where an answer depends on its neighbours or on
             the graph that computed it.
     """
-    proof = Proof()
+    proof = Proof(cases=len(BATCHES))
     run = _Run(source, folder, proof)
     for number, batch in enumerate(BATCHES, start=1):
         step(f"parity {number}/{len(BATCHES)}")
@@ -210,12 +164,6 @@ class _Run:
             # Not "error > bound": a NaN must fail.
             if found.breach is None and not np.all(error <= bound):
                 found.breach = _sentence(name, batch, row, error, bound, alone=self.source.config is None)
-
-
-def tolerance(eager_error: float, truth: Array) -> Array:
-    """The rule's right side, cell by cell: float32's own error, twice, and what a reordered sum may add."""
-    bound: Array = 2 * eager_error + 1e-5 * np.maximum(1, np.abs(truth))
-    return bound
 
 
 def _sentence(name: str, batch: Batch, row: int, error: Array, bound: Array, *, alone: bool) -> str:

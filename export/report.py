@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from export.batches import BATCHES
-from export.parity import Accuracy, Proof
+from export.proof import Accuracy, Proof
 from export.sources import Source
 
 
