@@ -73,7 +73,6 @@ class Batcher(Generic[Item, Result]):
         self._arrived = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{name}")
         self._loop: asyncio.Task[None] | None = None
-        self._stopping = False
 
     def start(self) -> None:
         """Starts the loop in the running event loop."""
@@ -100,7 +99,6 @@ class Batcher(Generic[Item, Result]):
 
     async def stop(self) -> None:
         """Ends the loop; what still waits is answered with 503."""
-        self._stopping = True
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
@@ -166,9 +164,8 @@ class Batcher(Generic[Item, Result]):
         for entry in self._queue:
             _fail(entry, _dead(self._name))
         self._queue.clear()
-        if not self._stopping:
-            cause = None if loop.cancelled() else loop.exception()
-            _log.error("batcher died", model=self._name, exc_info=cause)
+        if not loop.cancelled():  # only stop(), or the end of the event loop, cancels it
+            _log.error("batcher died", model=self._name, exc_info=loop.exception())
             self._on_death()
 
 

@@ -43,6 +43,9 @@ def choose(lengths: list[int], max_batch_tokens: int) -> list[int]:
 def pad(sequences: list[Sequence]) -> Batch:
     """Stacks sequences, padded on the right with zeros that the mask hides."""
     longest = max(MIN_POSITIONS, *(len(sequence) for sequence in sequences))
+    if len(sequences) == 1 and len(sequences[0]) == longest:
+        alone = sequences[0]
+        return Batch(alone.hidden_states[None], alone.attention_mask[None].astype(np.int64))
     width = sequences[0].hidden_states.shape[1]
     hidden_states = np.zeros((len(sequences), longest, width), np.float32)
     attention_mask = np.zeros((len(sequences), longest), np.int64)

@@ -1,0 +1,1 @@
+"""Load and latency, measured from outside: imports neither package."""

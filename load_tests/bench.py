@@ -1,0 +1,164 @@
+"""`make bench`: what the server adds to onnxruntime, measured side by side in one run.
+
+S1: one connection, one sequence of 128 positions on a 768/12/3072 block, the whole hidden state in and out as JSON. The
+body is prepared and the answer is not parsed, so the client costs next to nothing. Raw `session.run` of the same
+model.onnx on the same input is timed in this process, in turn with the server, since the machine's speed drifts.
+"""
+
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime
+from rich.console import Console
+from rich.table import Table
+
+MODEL = "block-768"
+SHAPE = {"hidden-size": 768, "num-attention-heads": 12, "intermediate-size": 3072, "norm": "layer", "placement": "pre"}
+LENGTH = 128
+ROUNDS = 15
+REQUESTS_A_ROUND = 20
+JSON_S1_GOAL = 1.8
+
+
+def export_model(models: Path) -> Path:
+    """Exports the seeded block of the benchmark; returns its version folder."""
+    flags = [f"--{name}={value}" for name, value in SHAPE.items()]
+    command = [sys.executable, "-m", "export", "--source=random", f"--name={MODEL}", f"--models={models}", *flags]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return models / MODEL / "1"
+
+
+@contextmanager
+def running_server(models: Path, folder: Path) -> Iterator[str]:
+    """A server on a free port; yields its address as host:port."""
+    banner = folder / "banner"
+    command = [sys.executable, "-m", "service", f"--models={models}", "--http-port=0", "--log-level=warning"]
+    with banner.open("wb") as err:
+        process = subprocess.Popen(command, stderr=err)
+    try:
+        for _ in range(3000):
+            if found := re.search(r"ready +(http://\S+)/readyz", banner.read_text()):
+                yield urlsplit(found[1]).netloc
+                return
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise RuntimeError(f"the server did not start: {banner.read_text()}")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Connection:
+    """One keep-alive connection that sends the same request again and again and reads answers without parsing them."""
+
+    def __init__(self, address: str, path: str, body: bytes) -> None:
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        head = f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        self._request = head.encode() + b"\r\n\r\n" + body
+        self._buffer = bytearray(4 * 2**20)
+
+    def ask(self) -> bytes:
+        """Sends the request; returns the answer's body once all of it has come."""
+        self._socket.sendall(self._request)
+        view, filled, total, start = memoryview(self._buffer), 0, sys.maxsize, 0
+        while filled < total:
+            got = self._socket.recv_into(view[filled:])
+            if not got:
+                raise ConnectionError("the server closed the connection")
+            filled += got
+            if total == sys.maxsize and (end := self._buffer.find(b"\r\n\r\n", 0, filled)) >= 0:
+                start = end + 4
+                total = start + int(re.search(rb"content-length: (\d+)", self._buffer[:end].lower())[1])  # type: ignore[index]
+        if not self._buffer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"not 200: {bytes(self._buffer[:400])!r}")
+        return bytes(view[start:total])
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._socket.close()
+
+
+def raw_runner(folder: Path, hidden_states: Any) -> Callable[[], Any]:
+    """The ceiling: `session.run` of model.onnx with as many threads as the server takes, and no HTTP."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # else it would slow the server's turns
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    feeds = {"hidden_states": hidden_states, "attention_mask": np.ones(hidden_states.shape[:2], np.int64)}
+    return lambda: session.run(["block_output"], feeds)[0]
+
+
+def measure(function: Callable[[], Any], count: int) -> list[float]:
+    """Seconds of each of `count` calls."""
+    seconds = []
+    for _ in range(count):
+        start_s = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start_s)
+    return seconds
+
+
+def percentile_ms(seconds: list[float], share: float) -> float:
+    """A percentile in milliseconds."""
+    return float(np.percentile(seconds, 100 * share) * 1e3)
+
+
+def main() -> None:
+    """Prints the table and the figures as JSON; exits with 1 if the answers differ."""
+    console = Console()
+    with tempfile.TemporaryDirectory() as name:
+        temporary = Path(name)
+        version_folder = export_model(temporary / "models")
+        hidden_states = np.random.default_rng(0).standard_normal((1, LENGTH, 768)).astype(np.float32)
+        run = raw_runner(version_folder, hidden_states)
+        body = json.dumps({"hidden_states": hidden_states.astype(np.float64).round(8).tolist()}).encode()
+        with running_server(temporary / "models", temporary) as address:
+            connection = Connection(address, f"/v1/models/{MODEL}/forward", body)
+            answer = np.asarray(json.loads(connection.ask())["outputs"]["block_output"], np.float32)
+            sent = np.asarray(json.loads(body)["hidden_states"], np.float32)
+            if not np.array_equal(answer, raw_runner(version_folder, sent)()):
+                sys.exit("the server's answer is not session.run's, bit for bit")
+            raw: list[float] = []
+            served: list[float] = []
+            ratios = []
+            for _ in range(ROUNDS):
+                raw_round, served_round = measure(run, REQUESTS_A_ROUND), measure(connection.ask, REQUESTS_A_ROUND)
+                ratios.append(statistics.median(served_round) / statistics.median(raw_round))
+                raw += raw_round
+                served += served_round
+            connection.close()
+    ratio = statistics.median(ratios)
+    table = Table("S1, JSON, 1x128x768", "p50 ms", "p99 ms", "p50 / raw (median of rounds)", "goal")
+    table.add_row("raw session.run", f"{percentile_ms(raw, 0.5):.2f}", f"{percentile_ms(raw, 0.99):.2f}", "1", "")
+    table.add_row(
+        "served",
+        f"{percentile_ms(served, 0.5):.2f}",
+        f"{percentile_ms(served, 0.99):.2f}",
+        f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"<= {JSON_S1_GOAL}",
+    )
+    console.print(table)
+    figures = {"s1_json_ratio": ratio, "raw_p50_ms": percentile_ms(raw, 0.5), "served_p50_ms": percentile_ms(served, 0.5)}
+    console.print_json(data=figures)
+
+
+if __name__ == "__main__":
+    main()
