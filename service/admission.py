@@ -8,7 +8,14 @@ from typing import Any, Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
-from service.errors import BodyTooLargeError, GlassblockError, IllegalRequestError, OverloadedError, UnavailableError
+from service.errors import (
+    BodyTooLargeError,
+    GlassblockError,
+    IllegalRequestError,
+    OverloadedError,
+    SwitchedOffError,
+    UnavailableError,
+)
 from service.manifest import ModelSpec
 from service.settings import Settings
 from service.tensors import BlockRequest
@@ -64,6 +71,10 @@ class Door:
         metrics.IN_FLIGHT.set(self._in_flight)
         try:
             await self._serve(scope, receive, send)
+        except asyncio.CancelledError:  # drain_timeout_s is over, and the server cancels what is left
+            if "status" in scope:
+                raise
+            await refuse(scope, send, UnavailableError(_SENTENCES["closed"], code="closed"))
         finally:
             self._in_flight -= 1
             metrics.IN_FLIGHT.set(self._in_flight)
@@ -151,7 +162,10 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings) -> None:
 
     Raises:
         IllegalRequestError: heavier than a limit; says the limit and the weight.
+        SwitchedOffError: a probe was asked for, and the layers' graphs are off.
     """
+    if settings.layer_graphs == "off" and any(output.layer is not None for output in request.outputs):
+        raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
     tokens = sum(request.lengths)
     _weigh("positions in all sequences", tokens, settings.max_request_tokens, "too_many_tokens")
     cells = (spec.num_attention_heads or 1) * sum(length**2 for length in request.lengths)

@@ -28,12 +28,14 @@ def print_banner(repository: Repository, settings: Settings, port: int) -> None:
     for model in repository.all():
         table.add_row(model.spec.name, model.spec.version, model.provider, _cost(model.spec, settings), "READY")
     console.print(table)
-    console.print(f"API    {url}/docs\nmodels {url}/v1/models\nready  {url}/readyz\nmetrics {url}/metrics\n")
-    console.print(f"Try:\n\n{curl(repository.all()[0].spec, url)}\n", markup=False)
+    for name, path in (("API", "/docs"), ("models", "/v1/models"), ("ready", "/readyz"), ("metrics", "/metrics")):
+        console.print(f"{name:8}{url}{path}")
+    shown = max(repository.all(), key=lambda model: model.spec.text is not None)
+    console.print(f"\nTry:\n\n{curl(shown.spec, url)}\n", markup=False)
 
 
 def curl(spec: ModelSpec, url: str) -> str:
-    """A request for this model that can be pasted into a shell: attention if it reads text, else its golden request."""
+    """A request for this model that can be pasted into a shell: attention if it reads text, else numbers."""
     route = f"{url}/v1/models/{spec.name}/forward"
     if spec.text is not None:
         address, head = f"layers.{len(spec.layers) - 1}.attention_weights", (spec.num_attention_heads or 1) - 1
@@ -41,7 +43,8 @@ def curl(spec: ModelSpec, url: str) -> str:
         program = _READ_WEIGHTS.replace("ADDRESS", address).replace("HEAD", str(head))
         return f"curl -s --json '{body}' {route} |\n  python3 -c \"{program}\""
     if spec.hidden_size <= _LARGE_HIDDEN_SIZE:
-        return f"curl -s --json '{json.dumps({'hidden_states': spec.golden.request.hidden_states})}' {route}"
+        body = json.dumps({"hidden_states": [spec.golden.request.hidden_states[0][:2]]})
+        return f"curl -s --json '{body}' {route}"
     row = f"[[0.5] * {spec.hidden_size}] * 2"
     return f"python3 -c 'import json; print(json.dumps({{\"hidden_states\": [{row}]}}))' | curl -s --json @- {route}"
 
@@ -50,6 +53,6 @@ def _cost(spec: ModelSpec, settings: Settings) -> str:
     mebibytes = spec.files[WEIGHTS_FILE].bytes / 2**20
     return {
         "off": "off",
-        "lazy": f"on first use (+ {mebibytes:.0f} MiB)",
-        "eager": f"loaded (+ {mebibytes:.0f} MiB)",
+        "lazy": f"on first use (up to {mebibytes:.0f} MiB more)",
+        "eager": f"loaded (up to {mebibytes:.0f} MiB more)",
     }[settings.layer_graphs]

@@ -51,6 +51,12 @@ class UnreadableError(GlassblockError):
     status = 400
 
 
+class SwitchedOffError(GlassblockError):
+    """403: the server has this, and a setting turned it off."""
+
+    status = 403
+
+
 class NotFoundError(GlassblockError):
     """404: no such model, version or route."""
 

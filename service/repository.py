@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,11 +113,13 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     def load_graph(name: str, data: bytes, weights: bytes) -> Session:
         return Session(data, weights, settings.provider, f"{folder}/{name}")
 
-    def load_layer(layer: int) -> Session:
-        name = spec.layers[layer].graph
-        session = load_graph(name, read_verified(folder, name, spec), read_verified(folder, WEIGHTS_FILE, spec))
-        session.check_contract(spec.inputs, spec.layers[layer].outputs, f"{folder}/{name}")
-        return session
+    def load_layers(layers: Iterable[int]) -> dict[int, Session]:
+        again, sessions = read_verified(folder, WEIGHTS_FILE, spec), {}
+        for layer in layers:
+            name = spec.layers[layer].graph
+            sessions[layer] = load_graph(name, read_verified(folder, name, spec), again)
+            sessions[layer].check_contract(spec.inputs, spec.layers[layer].outputs, f"{folder}/{name}")
+        return sessions
 
     session = load_graph("model.onnx", files["model.onnx"], weights)
     session.check_contract(spec.inputs, spec.outputs, f"{folder}/model.onnx")
@@ -125,9 +127,9 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     if spec.text is not None:
         embeddings = load_graph(spec.text.embeddings, files[spec.text.embeddings], weights)
         front = TextFront(spec.text, files[spec.text.tokenizer], embeddings)
-    runner = Runner(spec, session, load_layer)
+    runner = Runner(spec, session, load_layers)
     if settings.layer_graphs == "eager":
-        runner.load_layers()
+        runner.load(range(len(spec.layers)))
     check_golden(runner, spec, folder)
     batcher = Batcher(spec.name, runner.run, lambda lengths: choose(lengths, settings.max_batch_tokens), on_death)
     return Model(spec, sha256, session.provider, runner, front, batcher)

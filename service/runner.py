@@ -1,6 +1,6 @@
 """A model's runs: `model.onnx` for who wants the output, the chain of layers for who wants the inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,19 +19,21 @@ class Runner:
     Args:
         spec: the model.
         model: the session of model.onnx.
-        load_layer: gives the session of a layer's graph; called once a layer, on first use.
+        load_layers: gives the sessions of layers' graphs; called for layers not loaded yet.
     """
 
-    def __init__(self, spec: ModelSpec, model: Session, load_layer: Callable[[int], Session]) -> None:
+    def __init__(
+        self, spec: ModelSpec, model: Session, load_layers: Callable[[Iterable[int]], dict[int, Session]]
+    ) -> None:
         self._spec = spec
         self._model = model
-        self._load_layer = load_layer
+        self._load_layers = load_layers
         self._layers: dict[int, Session] = {}
 
-    def load_layers(self) -> None:
-        """Loads every layer's graph now instead of on first use."""
-        for layer in range(len(self._spec.layers)):
-            self._layer(layer)
+    def load(self, layers: Iterable[int]) -> None:
+        """Loads these layers' graphs, where they are not loaded yet."""
+        if missing := [layer for layer in layers if layer not in self._layers]:
+            self._layers |= self._load_layers(missing)
 
     def run(self, sequences: list[Sequence]) -> list[tuple[Float32Array, ...]]:
         """Runs one batch.
@@ -59,6 +61,7 @@ class Runner:
         hidden_states, last = batch.hidden_states, len(self._spec.layers) - 1
         whole = LEAN[0] in wanted
         stop = last if whole else max(output.layer for output in wanted if output.layer is not None)
+        self.load(range(stop + 1))
         for layer in range(stop + 1):
             asked = [output for output in wanted if output.layer == layer]
             names = dict.fromkeys(output.probe for output in asked)
@@ -66,7 +69,7 @@ class Runner:
                 names["layer_output"] = None
             if layer == last and whole:
                 names[self._final_name] = None
-            arrays_of_layer = self._layer(layer).run(list(names), _feeds(hidden_states, batch))
+            arrays_of_layer = self._layers[layer].run(list(names), _feeds(hidden_states, batch))
             found = dict(zip(names, arrays_of_layer, strict=True))
             arrays.update({output: found[output.probe] for output in asked})
             if layer == last and whole:
@@ -79,11 +82,6 @@ class Runner:
         """The output of the last layer's graph that is the model's answer."""
         names = [tensor.name for tensor in self._spec.layers[-1].outputs]
         return FINAL_OUTPUT if FINAL_OUTPUT in names else "layer_output"
-
-    def _layer(self, layer: int) -> Session:
-        if layer not in self._layers:
-            self._layers[layer] = self._load_layer(layer)
-        return self._layers[layer]
 
 
 def _feeds(hidden_states: Float32Array, batch: Batch) -> dict[str, NDArray[Any]]:
