@@ -27,8 +27,8 @@ _ERRORS: tuple[type[Exception], ...] = (
         if isinstance(kind, type) and issubclass(kind, Exception)
     ),
 )
-# It fuses a sum with the norm after it where nobody reads the sum, which is so in model.onnx and not in a layer's graph,
-# and its kernel adds in another order: the two would differ in the last bit (docs/decisions/0003).
+# It fuses a sum with the norm after it where nobody reads the sum, which is so in model.onnx and not in a layer's
+# graph, and its kernel adds in another order: the two would differ in the last bit (docs/decisions/0003).
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 WEIGHTS_FILE = "weights.data"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
