@@ -1,11 +1,12 @@
-"""One server for all tests that only ask questions."""
+"""Fixtures that every test may use."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.artifacts import artifact
+from tests import artifacts
 from tests.server import Server, link_models, running
 
 SERVED = (
@@ -27,10 +28,16 @@ SERVED = (
 
 
 @pytest.fixture(scope="session")
+def artifact() -> Callable[[str], Path]:
+    """The version folder of an exported artifact by its name in tests/artifacts.py; exported on first use."""
+    return artifacts.artifact
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of every model in SERVED; tests must leave it as it was."""
     folder = tmp_path_factory.mktemp("server")
-    models = link_models(folder / "models", {name: artifact(name) for name in SERVED})
+    models = link_models(folder / "models", {name: artifacts.artifact(name) for name in SERVED})
     with running(models, folder) as started:
         yield started
 
