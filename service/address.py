@@ -16,7 +16,8 @@ from service.tensors import Output
 
 MAX_ADDRESS_CHARACTERS = 256
 _IN_LAYERS = re.compile(
-    r"layers\.(?:(?P<number>\d{1,9})|(?P<all>\*)|(?P<start>\d{0,9}):(?P<stop>\d{0,9}))\.(?P<probe>\w+)"
+    r"layers\.(?:(?P<number>\d{1,9})|(?P<all>\*)|(?P<start>\d{0,9}):(?P<stop>\d{0,9}))\.(?P<probe>\w+)",
+    re.ASCII,
 )
 
 

@@ -83,11 +83,11 @@ def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, 
     if tensors.attention_mask is None:
         return tuple(np.ones(length, np.bool_) for length in lengths)
     if len(tensors.attention_mask) != len(lengths):
-        message = f"expected {len(lengths)} sequences as in the input, got {len(tensors.attention_mask)}"
+        message = f"expected as many sequences as the input has ({len(lengths)}), got {len(tensors.attention_mask)}"
         raise IllegalRequestError(message, code="wrong_shape", at="attention_mask")
     for index, (mask, length) in enumerate(zip(tensors.attention_mask, lengths, strict=True)):
         if len(mask) != length:
-            message = f"expected {length} positions as in the input, got {len(mask)}"
+            message = f"expected as many positions as the input has ({length}), got {len(mask)}"
             raise IllegalRequestError(message, code="wrong_shape", at=f"attention_mask[{index}]")
     return tensors.attention_mask
 

@@ -37,7 +37,7 @@ async def answer(model: Model, body: bytes, codec: ModuleType, settings: Setting
         GlassblockError: the request cannot be answered; says why.
     """
     start_s = time.perf_counter()
-    request = examine(codec.decode(body), model, settings)
+    request = await examine(codec.decode(body), model, settings)
     ticket(request, model.spec, settings)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model))
@@ -46,12 +46,12 @@ async def answer(model: Model, body: bytes, codec: ModuleType, settings: Setting
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 
-def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:
+async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:
     """Text becomes ids; then everything is held against the model's spec."""
     check_inputs(tensors, model.spec)
     tokens = None
     if tensors.text is not None and model.front is not None:
-        ids, tokens = model.front.tokenize(tensors.text)
+        ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
         tensors = replace(tensors, text=None, input_ids=ids)
     return check(tensors, model.spec, settings.max_outputs, tokens)
 

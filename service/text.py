@@ -8,6 +8,9 @@ from service.manifest import TextSpec
 from service.session import Session
 from service.tensors import Float32Array, Int64Array
 
+# Far beyond any language's mean; a text is held against it before it is tokenized, which takes a second a megabyte.
+MAX_CHARACTERS_A_TOKEN = 32
+
 
 class TextFront:
     """Turns text into ids and ids into hidden states.
@@ -31,12 +34,25 @@ class TextFront:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def tokenize(self, text: tuple[str, ...]) -> tuple[tuple[Int64Array, ...], tuple[tuple[str, ...], ...]]:
+    def tokenize(
+        self, text: tuple[str, ...], max_tokens: int
+    ) -> tuple[tuple[Int64Array, ...], tuple[tuple[str, ...], ...]]:
         """Ids (int64 [sequence]) and tokens of each string, special tokens included.
 
+        Args:
+            text: one string a sequence.
+            max_tokens: of all strings together; held against the numbers of strings and characters.
+
         Raises:
-            IllegalRequestError: more tokens than the model has positions; text is never cut.
+            IllegalRequestError: more tokens than the model has positions, or so much text that it must have; text is
+                never cut.
         """
+        if len(text) > max_tokens:
+            message = f"expected at most {max_tokens:,} strings, got {len(text):,}"
+            raise IllegalRequestError(message, code="too_many_tokens", at="text")
+        for index, string in enumerate(text):
+            _check_characters(len(string), self._spec.max_tokens, "sequence_too_long", f"text[{index}]")
+        _check_characters(sum(map(len, text)), max_tokens, "too_many_tokens", "text")
         encodings = self._tokenizer.encode_batch(list(text))
         for index, encoding in enumerate(encodings):
             if len(encoding.ids) > self._spec.max_tokens:
@@ -48,3 +64,9 @@ class TextFront:
     def embed(self, input_ids: tuple[Int64Array, ...]) -> tuple[Float32Array, ...]:
         """Hidden states of each sequence, float32 [sequence, hidden]; each alone, so none depends on another."""
         return tuple(self._embeddings.run(["hidden_states"], {"input_ids": ids[None]})[0][0] for ids in input_ids)
+
+
+def _check_characters(count: int, max_tokens: int, code: str, place: str) -> None:
+    if count > (limit := MAX_CHARACTERS_A_TOKEN * max_tokens):
+        message = f"expected at most {limit:,} characters for {max_tokens:,} tokens, got {count:,}"
+        raise IllegalRequestError(message, code=code, at=place)

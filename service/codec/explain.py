@@ -14,7 +14,17 @@ from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import Tensors
 
 TENSOR_RANK = {"hidden_states": 3, "input_ids": 2, "attention_mask": 2}
-_NOUNS = {3: "sequences", 2: "positions", 1: "numbers"}
+_ELEMENTS = {
+    "hidden_states": "a number",
+    "input_ids": "a whole number of 64 bits",
+    "attention_mask": "0, 1, true or false",
+}
+_GOOD: dict[str, Callable[[Any], bool]] = {
+    "hidden_states": lambda value: type(value) in (int, float),
+    "input_ids": lambda value: type(value) is int and -(2**63) <= value < 2**63,
+    "attention_mask": lambda value: type(value) is bool or (type(value) is int and value in (0, 1)),
+}
+_LISTS = {"hidden_states": "numbers", "input_ids": "whole numbers", "attention_mask": "0 or 1"}
 
 
 def explain(body: bytes) -> Tensors:
@@ -57,36 +67,32 @@ def _each(fields: dict[str, Any], name: str, make: Callable[[Any], NDArray[Any]]
 def _explain_lists(place: str, value: Any, rank: int) -> None:
     """Raises for the first list, length or element under `place` that is not as the rank wants it."""
     name = place.partition("[")[0]
-    if rank == 0:
-        _explain_element(name, place, value)
-        return
     if not isinstance(value, list):
-        raise _wrong_type(
-            f"a list of {_NOUNS[rank] if rank > 1 or name == 'hidden_states' else _element(name)}", value, place
-        )
+        depth = TENSOR_RANK[name] - rank
+        raise _wrong_type(f"a list of {('sequences', 'positions')[depth] if rank > 1 else _LISTS[name]}", value, place)
+    if rank == 1:
+        _explain_elements(name, place, value)
+        return
     if name == "hidden_states" and rank == 2 and not value:
         raise IllegalRequestError("expected at least 1 position, got 0", code="empty_sequence", at=place)
     for index, item in enumerate(value):
         _explain_lists(f"{place}[{index}]", item, rank - 1)
     if name == "hidden_states" and rank == 2:
         for index, row in enumerate(value):
-            if len(row) != len(value[0]) or not row:
-                message = f"expected {len(value[0])} numbers as in the first position, got {len(row)}"
+            message = f"expected as many numbers as in the first position ({len(value[0])}), got {len(row)}"
+            if not row:
+                message = "expected at least 1 number, got 0"
+            if not row or len(row) != len(value[0]):
                 raise IllegalRequestError(message, code="wrong_shape", at=f"{place}[{index}]")
 
 
-def _element(name: str) -> str:
-    return {"hidden_states": "a number", "input_ids": "a whole number", "attention_mask": "0, 1, true or false"}[name]
-
-
-def _explain_element(name: str, place: str, value: Any) -> None:
-    good = {
-        "hidden_states": type(value) in (int, float),
-        "input_ids": type(value) is int and -(2**63) <= value < 2**63,
-        "attention_mask": type(value) is bool or (type(value) is int and value in (0, 1)),
-    }[name]
-    if not good:
-        raise _wrong_type(_element(name), value, place)
+def _explain_elements(name: str, place: str, values: list[Any]) -> None:
+    # Millions of elements may come, so each costs one step in C where its type says enough.
+    if name == "hidden_states" and set(map(type, values)) <= {int, float}:
+        return
+    for index, value in enumerate(values):
+        if not _GOOD[name](value):
+            raise _wrong_type(_ELEMENTS[name], value, f"{place}[{index}]")
 
 
 def _explain_strings(name: str, value: Any) -> None:
@@ -95,7 +101,8 @@ def _explain_strings(name: str, value: Any) -> None:
     if not isinstance(value, list):
         raise _wrong_type(_expected(name), value, name)
     if not value:
-        raise IllegalRequestError(f"expected {_expected(name)}, got an empty list", code="empty_batch", at=name)
+        what, code = ("address", "no_outputs") if name == "outputs" else ("sequence", "empty_batch")
+        raise IllegalRequestError(f"expected at least one {what}, got an empty list", code=code, at=name)
     for index, item in enumerate(value):
         if not isinstance(item, str):
             raise _wrong_type("a string", item, f"{name}[{index}]")
@@ -108,6 +115,6 @@ def _expected(name: str) -> str:
 def _wrong_type(expected: str, value: Any, place: str) -> IllegalRequestError:
     kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
     came = kinds.get(type(value), "null")
-    if came == expected.split(" or ", maxsplit=1)[0]:
-        came = "another value"
+    if came == "a number" and "list" not in expected:
+        came = "another number"
     return IllegalRequestError(f"expected {expected}, got {came}", code="wrong_type", at=place)

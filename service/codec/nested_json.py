@@ -7,6 +7,7 @@ again in explain.py, slowly, to say where it is wrong.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
 
 MEDIA_TYPE = "application/json"
+# Each becomes a Python object before its length can be known: a 16 MiB body of `[],[],…` would be gigabytes of them.
+MAX_LISTS = 2**18
 FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs")
 
 
@@ -59,6 +62,8 @@ class _NotPlainError(Exception):
 def _decode_fast(body: bytes) -> Tensors:
     if body.startswith(b"\xef\xbb\xbf"):
         raise UnreadableError("expected JSON without a byte order mark", code="invalid_json")
+    if b"\0" in body[:4]:  # UTF-16 or UTF-32
+        raise UnreadableError("expected JSON in UTF-8", code="invalid_json")
     try:
         document = simdjson.Parser().parse(body)
     except UnicodeDecodeError:
@@ -67,7 +72,10 @@ def _decode_fast(body: bytes) -> Tensors:
         raise UnreadableError(_syntax_sentence(error), code="invalid_json") from None
     if not isinstance(document, simdjson.Object):
         raise IllegalRequestError("expected a JSON object", code="wrong_type", at="body")
-    _check_fields(list(document.keys()))
+    if (found := _count_brackets(body)) + body.count(b"{") > MAX_LISTS:
+        message = f"expected at most {MAX_LISTS:,} lists in all, got more"
+        raise IllegalRequestError(message, code="too_many_lists", at="body")
+    _check_fields(list(islice(document.keys(), len(FIELDS) + 1)))
     fields = {name: document[name] for name in document.keys()}  # noqa: SIM118 - an Object does not iterate
     if None in fields.values():
         raise _NotPlainError
@@ -79,7 +87,7 @@ def _decode_fast(body: bytes) -> Tensors:
     text, count = _read_strings(fields.get("text"))
     outputs, more = _read_strings(fields.get("outputs"), bare=False)
     # A backslash may hide a bracket from the count, or bring one in.
-    if b"\\" in body or _count_brackets(body) != brackets + count + more:
+    if b"\\" in body or found != brackets + count + more:
         raise _NotPlainError
     return Tensors(
         hidden_states=arrays.get("hidden_states"),
@@ -91,7 +99,7 @@ def _decode_fast(body: bytes) -> Tensors:
 
 
 def _check_fields(names: list[str]) -> None:
-    for index, name in enumerate(names[: len(FIELDS) + 1]):
+    for index, name in enumerate(names):
         if name not in FIELDS:
             message = f"unknown field, number {index + 1} of the body{nearest(name, FIELDS) or '; ' + _known()}"
             raise IllegalRequestError(message, code="unknown_field", at="body")
@@ -106,8 +114,8 @@ def _known() -> str:
 def _syntax_sentence(error: Exception) -> str:
     kind = str(error).partition(":")[0]
     reasons = {
-        "EMPTY": "got an empty body",
-        "NUMBER_ERROR": "a number is not written as JSON writes numbers, or is beyond float64's range",
+        "EMPTY": "the body is empty",
+        "NUMBER_ERROR": "a number is not written as JSON writes numbers, or is beyond float64 (64 bits, if whole)",
         "BIGINT_ERROR": "a whole number has more than 64 bits",
         "DEPTH_ERROR": "lists are nested too deep",
         "STRING_ERROR": "a string is not valid",
