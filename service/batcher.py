@@ -70,6 +70,7 @@ class Batcher(Generic[Item, Result]):
         self._choose = choose
         self._on_death = on_death
         self._queue: list[_Entry[Item, Result]] = []
+        self._batch: list[_Entry[Item, Result]] = []
         self._arrived = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{name}")
         self._loop: asyncio.Task[None] | None = None
@@ -102,14 +103,14 @@ class Batcher(Generic[Item, Result]):
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
-        self._executor.shutdown(wait=True)
+        self._executor.shutdown(wait=False)  # a run cannot be interrupted; who waited for it has been answered
 
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            batch = self._take()
-            if batch:
-                await self._answer(batch)
+            self._batch = self._take()
+            if self._batch:
+                await self._answer(self._batch)
             if not self._queue:
                 self._arrived.clear()
 
@@ -132,7 +133,7 @@ class Batcher(Generic[Item, Result]):
             return
         if len(batch) > 1:
             for entry in batch:
-                alone = await self._try([entry])
+                alone = None if entry.future.done() else await self._try([entry])
                 if alone is not None:
                     _fail(entry, alone)
         else:
@@ -142,26 +143,34 @@ class Batcher(Generic[Item, Result]):
         """Runs a batch and answers its entries, or returns why it could not."""
         started_s = time.monotonic()
         items = [entry.item for entry in batch]
-        try:
-            results = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, items)
-            pairs = list(zip(batch, results, strict=True))
-        except GlassblockError as error:
-            return error
-        except MemoryError:
-            return UnavailableError("out of memory in this run; ask for less or later", code="out_of_memory")
-        except Exception:  # noqa: BLE001 - one of the two places: whatever a run raises, the loop goes on
-            _log.exception("run failed", model=self._name, batch_size=len(batch))
-            return RunFailedError("the run failed; this is a bug of the server", code="run_failed")
+        results = await asyncio.get_running_loop().run_in_executor(self._executor, self._run_caught, items)
+        if isinstance(results, BaseException):
+            return self._explain(results, len(batch))
         run_s = time.monotonic() - started_s
-        for entry, result in pairs:
+        for entry, result in zip(batch, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(Answer(result, started_s - entry.submitted_s, run_s))
         longest, tokens = max(entry.length for entry in batch), sum(entry.length for entry in batch)
         metrics.observe_batch(self._name, len(batch), tokens, longest * len(batch), run_s)
         return None
 
+    def _run_caught(self, items: list[Item]) -> list[Result] | BaseException:
+        """In the thread of runs: one result an item, or what was raised, since StopIteration cannot cross a future."""
+        try:
+            return [result for _, result in zip(items, self._run(items), strict=True)]
+        except BaseException as error:  # noqa: BLE001 - one of the two places: whatever a run raises, the loop goes on
+            return error
+
+    def _explain(self, error: BaseException, batch_size: int) -> GlassblockError:
+        if isinstance(error, GlassblockError):
+            return error
+        if isinstance(error, MemoryError):
+            return UnavailableError("out of memory in this run; ask for less or later", code="out_of_memory")
+        _log.error("run failed", model=self._name, batch_size=batch_size, exc_info=error)
+        return RunFailedError("the run failed; this is a bug of the server", code="run_failed")
+
     def _ended(self, loop: asyncio.Task[None]) -> None:
-        for entry in self._queue:
+        for entry in (*self._batch, *self._queue):
             _fail(entry, _dead(self._name))
         self._queue.clear()
         if not loop.cancelled():  # only stop(), or the end of the event loop, cancels it
@@ -172,6 +181,7 @@ class Batcher(Generic[Item, Result]):
 def _fail(entry: _Entry[Item, Result], error: GlassblockError) -> None:
     if not entry.future.done():
         entry.future.set_exception(error)
+        entry.future.exception()  # counts as seen: of a request's sequences, only the first failure is awaited
 
 
 def _dead(name: str) -> UnavailableError:

@@ -1,0 +1,73 @@
+"""Stand-ins for a model's run, and a started batcher around them."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from service.batcher import Batcher
+
+PATIENCE_S = 5.0
+
+
+class GatedRun:
+    """Gives each item times ten, but waits at its gate first; keeps the batches it was given.
+
+    Attributes:
+        batches: the items of every run so far, in order.
+    """
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.batches: list[list[int]] = []
+        self._gate = threading.Semaphore(0)
+        if is_open:
+            self.open()
+
+    def open(self, runs: int = 100) -> None:
+        """Lets so many runs pass, the one that waits first."""
+        self._gate.release(runs)
+
+    def __call__(self, items: list[int]) -> list[int]:
+        """Runs one batch."""
+        self.batches.append(items)
+        assert self._gate.acquire(timeout=PATIENCE_S)
+        return [item * 10 for item in items]
+
+
+def take_all(lengths: list[int]) -> list[int]:
+    """Chooses everything."""
+    return list(range(len(lengths)))
+
+
+@asynccontextmanager
+async def started(
+    run: Callable[[list[int]], list[int]],
+    choose: Callable[[list[int]], list[int]] = take_all,
+    on_death: Callable[[], None] = lambda: None,
+    name: str = "fake",
+) -> AsyncIterator[Batcher[int, int]]:
+    """A batcher at work in the running event loop."""
+    batcher: Batcher[int, int] = Batcher(name, run, choose, on_death)
+    with capture_logs():
+        batcher.start()
+        try:
+            yield batcher
+        finally:
+            await batcher.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for something that happens soon."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.001)
+
+
+def counted(metric: str, model: str) -> float:
+    """A metric of this process, 0 if it was never touched."""
+    return REGISTRY.get_sample_value(metric, {"model": model}) or 0.0

@@ -1,0 +1,219 @@
+"""What fails in a batch fails alone, and a loop that ends tells everyone."""
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import GlassblockError, IllegalRequestError, UnavailableError
+from tests.service.fake_runs import GatedRun, counted, started, take_all, until
+
+RUN_FAILED = "the run failed; this is a bug of the server"
+OUT_OF_MEMORY = "out of memory in this run; ask for less or later"
+DEAD = "model fake no longer runs; the server is about to restart"
+
+
+class FragileRun(GatedRun):
+    """Raises for batches that hold the items it was told of."""
+
+    def __init__(self, errors: dict[int, BaseException], *, is_open: bool = False) -> None:
+        super().__init__(is_open=is_open)
+        self._errors = errors
+
+    def __call__(self, items: list[int]) -> list[int]:
+        """Runs one batch, or fails."""
+        results = super().__call__(items)
+        for item in items:
+            if item in self._errors:
+                raise self._errors[item]
+        return results
+
+
+async def outcomes(run: GatedRun, items: list[int]) -> list[object]:
+    """Values and errors of items that share a batch, run behind a first item 0."""
+    async with started(run) as batcher:
+        futures = [batcher.submit(0, "kind", 3)]
+        await until(lambda: run.batches)
+        futures += [batcher.submit(item, "kind", 3) for item in items]
+        run.open()
+        found = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
+    return [outcome if isinstance(outcome, BaseException) else outcome.value for outcome in found[1:]]
+
+
+def told(outcome: object) -> tuple[int, str, str]:
+    """Status, code and sentence of an error."""
+    assert isinstance(outcome, GlassblockError)
+    return outcome.status, outcome.code, outcome.sentence
+
+
+def test_a_failing_batch_is_retried_singly_once_and_only_the_culprit_fails() -> None:
+    run = FragileRun({2: RuntimeError("a kernel broke")})
+    one, culprit, three = asyncio.run(outcomes(run, [1, 2, 3]))
+    assert (one, three) == (10, 30)
+    assert told(culprit) == (500, "run_failed", RUN_FAILED)
+    assert run.batches == [[0], [1, 2, 3], [1], [2], [3]]
+
+
+def test_an_entry_that_fails_alone_is_not_tried_again() -> None:
+    run = FragileRun({1: RuntimeError("a kernel broke")})
+    (culprit,) = asyncio.run(outcomes(run, [1]))
+    assert told(culprit) == (500, "run_failed", RUN_FAILED)
+    assert run.batches == [[0], [1]]
+
+
+def test_a_run_out_of_memory_is_503_for_who_does_not_fit_alone_either() -> None:
+    run = FragileRun({3: MemoryError()})
+    one, two, greedy = asyncio.run(outcomes(run, [1, 2, 3]))
+    assert (one, two) == (10, 20)
+    assert told(greedy) == (503, "out_of_memory", OUT_OF_MEMORY)
+
+
+def test_an_error_of_our_own_tree_reaches_its_entry_as_it_is() -> None:
+    error = IllegalRequestError("expected layer graphs to be on", code="layer_graphs_off")
+    run = FragileRun({1: error})
+    found = asyncio.run(outcomes(run, [1, 2]))
+    assert found == [error, 20]
+
+
+@pytest.mark.parametrize("results", [[], [1], [1, 2, 3]], ids=["none", "too few", "too many"])
+def test_a_run_with_another_number_of_results_than_items_answers_nobody_with_a_neighbours_rows(
+    results: list[int],
+) -> None:
+    class MiscountingRun(GatedRun):
+        def __call__(self, items: list[int]) -> list[int]:
+            right = super().__call__(items)
+            return results if len(items) == 2 else right
+
+    run = MiscountingRun(is_open=False)
+    assert asyncio.run(outcomes(run, [1, 2])) == [10, 20]
+    assert run.batches == [[0], [1, 2], [1], [2]]
+
+
+def test_an_entry_cancelled_while_its_batch_fails_is_not_run_again() -> None:
+    run = FragileRun({2: RuntimeError("a kernel broke")})
+
+    async def scenario() -> int:
+        async with started(run) as batcher:
+            batcher.submit(0, "kind", 3)
+            await until(lambda: run.batches)
+            gone, _, stays = [batcher.submit(item, "kind", 3) for item in (1, 2, 3)]
+            run.open(1)
+            await until(lambda: len(run.batches) == 2)
+            gone.cancel()
+            run.open()
+            return (await stays).value
+
+    assert asyncio.run(scenario()) == 30
+    assert [1] not in run.batches
+
+
+def test_the_loop_goes_on_after_every_kind_of_failure() -> None:
+    kinds = (RuntimeError, MemoryError, KeyError, StopIteration, asyncio.InvalidStateError, asyncio.CancelledError)
+    errors: dict[int, BaseException] = {item: kind() for item, kind in enumerate(kinds)}
+    run = FragileRun(errors, is_open=True)
+
+    async def scenario() -> None:
+        async with started(run) as batcher:
+            for item in errors:
+                with pytest.raises(GlassblockError):
+                    await asyncio.wait_for(batcher.submit(item, "kind", 3), 5)
+                assert (await batcher.submit(9, "kind", 3)).value == 90
+
+    asyncio.run(scenario())
+
+
+def test_a_dying_loop_fails_every_waiter_within_a_second_says_so_once_and_takes_no_more() -> None:
+    deaths: list[str] = []
+    run = GatedRun(is_open=False)
+
+    def choose(lengths: list[int]) -> list[int]:
+        if 7 in lengths:
+            raise IndexError("choose is broken")
+        return take_all(lengths)
+
+    async def scenario() -> list[object]:
+        async with started(run, choose, lambda: deaths.append("died")) as batcher:
+            first = batcher.submit(0, "kind", 3)
+            await until(lambda: run.batches)
+            waiters = [batcher.submit(item, item % 2, 7) for item in range(1, 9)]
+            run.open()
+            found: list[object] = list(await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), 1))
+            assert (await first).value == 0
+            await until(lambda: deaths)
+            with pytest.raises(UnavailableError, match=f"^{DEAD}$"):
+                batcher.submit(9, "kind", 3)
+            return found
+
+    assert [told(error) for error in asyncio.run(scenario())] == [(503, "dead", DEAD)] * 8
+    assert deaths == ["died"]
+
+
+def test_a_loop_that_dies_with_a_batch_in_hand_fails_that_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse_to_count(*_: object) -> None:
+        raise OSError("no room for another number")
+
+    deaths: list[str] = []
+    run = FragileRun({1: RuntimeError()})
+
+    async def scenario() -> list[object]:
+        async with started(run, on_death=lambda: deaths.append("died")) as batcher:
+            first = batcher.submit(0, "kind", 3)
+            await until(lambda: run.batches)
+            run.open(1)
+            await first
+            monkeypatch.setattr("service.metrics.observe_batch", refuse_to_count)
+            waiters = [batcher.submit(item, "kind", 3) for item in (1, 2, 3)]
+            run.open()
+            return list(await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), 1))
+
+    culprit, answered, in_hand = asyncio.run(scenario())
+    assert told(culprit) == (500, "run_failed", RUN_FAILED)
+    assert getattr(answered, "value", None) == 20
+    assert told(in_hand) == (503, "dead", DEAD)
+    assert deaths == ["died"]
+
+
+FATES = ("good", "good", "good", "fails", "out of memory", "gone early", "gone late")
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(FATES), st.integers(0, 2), st.integers(1, 70), st.booleans()), min_size=1, max_size=24
+    ),
+    st.integers(1, 6),
+)
+def test_every_live_entry_is_answered_exactly_once_with_its_own_value_whatever_the_others_do(
+    plan: list[tuple[str, int, int, bool]], most: int
+) -> None:
+    def of_fate(fate: str) -> list[int]:
+        return [item for item, (fate_of_item, *_) in enumerate(plan) if fate_of_item == fate]
+
+    errors: dict[int, BaseException] = dict.fromkeys(of_fate("fails"), RuntimeError("a kernel broke"))
+    run = FragileRun(errors | dict.fromkeys(of_fate("out of memory"), MemoryError()))
+    before = counted("glassblock_cancelled_total", "random")
+
+    async def scenario() -> list[object]:
+        async with started(run, lambda lengths: take_all(lengths)[:most], name="random") as batcher:
+            futures = []
+            for item, (fate, kind, length, pause) in enumerate(plan):
+                futures.append(batcher.submit(item, kind, length))
+                if fate == "gone early":
+                    futures[-1].cancel()
+                if pause:
+                    await asyncio.sleep(0)
+            run.open()
+            for item in of_fate("gone late"):
+                await asyncio.sleep(0)
+                futures[item].cancel()
+            return list(await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5))
+
+    found = asyncio.run(scenario())
+    assert all(len({plan[item][1] for item in batch}) == 1 and len(batch) <= most for batch in run.batches)
+    assert [getattr(found[item], "value", None) for item in of_fate("good")] == [item * 10 for item in of_fate("good")]
+    assert {told(found[item]) for item in of_fate("fails")} <= {(500, "run_failed", RUN_FAILED)}
+    assert {told(found[item]) for item in of_fate("out of memory")} <= {(503, "out_of_memory", OUT_OF_MEMORY)}
+    assert all(isinstance(found[item], asyncio.CancelledError) for item in of_fate("gone early"))
+    assert not {item for batch in run.batches for item in batch} & set(of_fate("gone early"))
+    assert counted("glassblock_cancelled_total", "random") - before >= len(of_fate("gone early"))
