@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import uvicorn
 
@@ -36,7 +40,9 @@ def main() -> None:
         sys.exit(2)
     try:
         settings = read_settings(arguments)
-        sys.exit(check(settings) if command == "check" else serve(settings))
+        if command == "check":
+            sys.exit(check(settings))
+        _end(serve(settings))
     except StartError as error:
         _say(str(error))
         sys.exit(1)
@@ -58,8 +64,9 @@ def check(settings: Settings) -> int:
 class Server(uvicorn.Server):
     """Uvicorn, with the drain that its own signal handling leaves out, and exit code 0 after it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int) -> None:
         self._settings = settings
+        self.port = port
         self.exit_code = 0
         self.application = Application(settings, self._ready, self._failed)
         super().__init__(
@@ -89,11 +96,10 @@ class Server(uvicorn.Server):
     def _stop(self, number: int) -> None:
         lifecycle = self.application.lifecycle
         if lifecycle.state in {"draining", "closed"}:
-            self.force_exit = self.should_exit = True
-            self.exit_code = 1
-            return
+            _end(1)
+        served = lifecycle.state == "ready"
         lifecycle.state = "draining"
-        delay_s = self._settings.drain_delay_s if number == signal.SIGTERM else 0.0
+        delay_s = self._settings.drain_delay_s if served and number == signal.SIGTERM else 0.0
         asyncio.get_running_loop().call_later(delay_s, self._close)
 
     def _close(self) -> None:
@@ -101,11 +107,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _ready(self, repository: Repository) -> None:
-        if not self.started:  # a small model may be ready before the listener is
-            asyncio.get_running_loop().call_later(0.02, self._ready, repository)
-            return
-        port = self.servers[0].sockets[0].getsockname()[1]
-        print_banner(repository, self._settings, port)
+        print_banner(repository, self._settings, self.port)
 
     def _failed(self, reason: str) -> None:
         _say(reason)
@@ -114,12 +116,34 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serves until a signal comes or the models can no longer be run."""
+    """Serves until a signal comes or the models can no longer be run.
+
+    Raises:
+        StartError: the port cannot be had.
+    """
     logs.configure(settings.log_level)
-    server = Server(settings)
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve())
+    with _listen(settings) as listener:
+        server = Server(settings, listener.getsockname()[1])
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(server.serve([listener]))
     return server.exit_code
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+    try:
+        return socket.create_server((settings.http_host, settings.http_port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else error.strerror
+        message = f"cannot listen on {settings.http_host} port {settings.http_port}: {reason}"
+        raise StartError(f"{message}; set --http-host or --http-port") from None
+
+
+def _end(code: int) -> NoReturn:
+    """Ends the process now: the interpreter's own end waits for a run and aborts in a thread that loads a model."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(code)
 
 
 def _say(sentence: str) -> None:

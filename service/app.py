@@ -84,6 +84,8 @@ class Application:
             loop.call_soon_threadsafe(self._open, models)
 
     def _open(self, models: list[Model]) -> None:
+        if self.lifecycle.state != "loading":
+            return  # a stop came first
         for model in models:
             model.batcher.start()
             self.repository.add(model)

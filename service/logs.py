@@ -1,8 +1,10 @@
 """One JSON line an event on stdout: sizes and shapes, never values."""
 
 import logging
+import os
+import queue
 import re
-import sys
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,6 +20,8 @@ _ASGIApp = Callable[
 ]
 
 CLIENT_GONE = 499
+_MAX_WAITING_LINES = 10_000
+_STDOUT = 1
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 _PROCESSORS: list[Any] = [
@@ -38,7 +42,7 @@ def configure(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _LineWriter(_STDOUT)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -56,6 +60,43 @@ def configure(level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+class _LineWriter(logging.Handler):
+    """Writes lines from a thread of its own, so that a full pipe blocks no request; what finds no room is counted.
+
+    Args:
+        descriptor: written to directly, since a lock of `sys.stdout` held by a blocked thread would block the exit.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: queue.Queue[bytes] = queue.Queue(_MAX_WAITING_LINES)
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Formats a record here and leaves the writing to the thread."""
+        try:
+            self._lines.put_nowait(f"{self.format(record)}\n".encode(errors="replace"))
+        except queue.Full:
+            metrics.LOST_LOG_LINES.inc()
+
+    def flush(self) -> None:
+        """Waits until all is written, a second at most; logging's own exit calls it."""
+        deadline_s = time.monotonic() + 1
+        while self._lines.unfinished_tasks and time.monotonic() < deadline_s:
+            time.sleep(0.002)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except OSError:  # nobody reads any more
+                metrics.LOST_LOG_LINES.inc()
+            self._lines.task_done()
 
 
 def get(name: str) -> Any:
@@ -89,7 +130,7 @@ class RequestLog:
 
         async def send_and_note(message: _Message) -> None:
             if message["type"] == "http.response.start":
-                seen["status"] = message["status"]
+                seen["status"] = scope["status"] = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             seen["bytes"] += len(message.get("body", b""))
             await send(message)

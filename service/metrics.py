@@ -40,6 +40,7 @@ BATCH_SIZE = Histogram(
 )
 TOKENS = Counter("glassblock_tokens_total", "Positions that were run, padding not counted.", ["model"])
 PADDED_TOKENS = Counter("glassblock_padded_tokens_total", "Positions that were run, padding counted.", ["model"])
+LOST_LOG_LINES = Counter("glassblock_lost_log_lines_total", "Log lines dropped: stdout took no more.")
 MODEL_INFO = Gauge("glassblock_model_info", "1 for each model served.", ["model", "version", "sha256", "provider"])
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

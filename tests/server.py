@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,17 +43,20 @@ class Server:
 
 
 @contextmanager
-def running(models: Path, folder: Path, **settings: object) -> Iterator[Server]:
-    """Starts `python -m service` on a free port and waits until it is ready.
+def running(
+    models: Path, folder: Path, program: Sequence[str] = ("-m", "service"), **settings: object
+) -> Iterator[Server]:
+    """Starts the service on a free port and waits until it is ready.
 
     Args:
         models: the models folder to serve.
         folder: where its output is kept.
+        program: what Python runs.
         settings: fields of `service.settings.Settings`.
     """
     stdout, stderr = folder / "stdout", folder / "stderr"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "service", "serve", f"--models={models}", "--http-port=0", *flags]
+    command = [sys.executable, *program, "serve", f"--models={models}", "--http-port=0", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GLASSBLOCK_")}
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)

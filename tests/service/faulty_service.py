@@ -1,0 +1,46 @@
+"""The service with faults that a test can call up by a sequence's length: `python -m tests.service.faulty_service`.
+
+40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S; with FAULT=loading in the environment
+every model is loaded a hundred times over.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service import __main__, app, repository
+from service.padding import choose
+from service.repository import find_versions
+from service.session import Session
+
+SLOW, BREAKS_THE_LOOP, STUCK = 40, 41, 42
+SLOW_S, STUCK_S = 0.8, 6.0
+
+
+def install() -> None:
+    """Replaces, in this process alone, the run, the choice of batches, and the list of models."""
+    run = Session.run
+
+    def run_slowly(self: Session, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        time.sleep({SLOW: SLOW_S, STUCK: STUCK_S}.get(feeds["hidden_states"].shape[1], 0.0))
+        return run(self, outputs, feeds)
+
+    def choose_or_break(lengths: list[int], max_batch_tokens: int) -> list[int]:
+        if BREAKS_THE_LOOP in lengths:
+            raise IndexError("the choice of batches is broken")
+        return choose(lengths, max_batch_tokens)
+
+    def find_many(models: Path) -> list[Path]:
+        return find_versions(models) * 100
+
+    Session.run = run_slowly  # type: ignore[method-assign]
+    vars(repository)["choose"] = choose_or_break
+    if os.environ.get("FAULT") == "loading":
+        vars(app)["find_versions"] = find_many
+
+
+if __name__ == "__main__":
+    install()
+    __main__.main()

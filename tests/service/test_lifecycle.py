@@ -1,0 +1,197 @@
+"""The life of a real process: loading, signals, draining, death."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import Server, link_models, running
+from tests.service.faulty_service import BREAKS_THE_LOOP, SLOW, STUCK
+
+FAULTY = ("-m", "tests.service.faulty_service")
+FORWARD = "/v1/models/tiny/forward"
+
+
+@pytest.fixture
+def models(tmp_path: Path, artifact: Callable[[str], Path]) -> Path:
+    """A models folder with `tiny` alone."""
+    return link_models(tmp_path / "models", {"tiny": artifact("tiny")})
+
+
+def body(length: int) -> dict[str, Any]:
+    return {"hidden_states": [[[0.5, -1.0, 0.25, 2.0, 1.0, 0.0, 0.0, 1.0]] * length]}
+
+
+@contextlib.contextmanager
+def in_flight(server: Server, *lengths: int) -> Iterator[list[Future[httpx.Response]]]:
+    """One request a length, sent and taken up by the server, each over a connection of its own."""
+    with ThreadPoolExecutor(len(lengths)) as threads, server.client() as client:
+        futures = []
+        for count, length in enumerate(lengths, 1):
+            futures.append(threads.submit(client.post, FORWARD, json=body(length)))
+            _wait_until_in_flight(server, count)
+        yield futures
+
+
+def _wait_until_in_flight(server: Server, count: int) -> None:
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s:
+        if f"glassblock_in_flight_requests {count:.1f}" in httpx.get(f"{server.url}/metrics").text:
+            return
+    raise AssertionError(f"{count} requests are not under way")
+
+
+def failure(response: httpx.Response) -> tuple[int, str, str]:
+    answer = response.json()
+    return response.status_code, answer["code"], answer["error"]
+
+
+def test_sigterm_ends_an_idle_server_with_exit_code_0_at_once(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path) as server:
+        start_s = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - start_s < 1.5
+
+
+def test_sigint_ends_an_idle_server_with_exit_code_0_at_once(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, drain_delay_s=20) as server:
+        start_s = time.monotonic()
+        assert server.stop(signal.SIGINT) == 0
+        assert time.monotonic() - start_s < 1.5
+
+
+def test_sigterm_lets_requests_in_flight_finish_with_their_full_answers(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, FAULTY) as server:
+        alone = [httpx.post(server.url + FORWARD, json=body(length)).content for length in (SLOW, 3)]
+        with in_flight(server, SLOW, 3) as futures:
+            server.process.send_signal(signal.SIGTERM)
+            answers = [future.result() for future in futures]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert [answer.content for answer in answers] == alone
+        assert [answer.headers["connection"] for answer in answers] == ["close", "close"]
+        assert server.process.wait(2) == 0
+
+
+def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, drain_delay_s=1.0) as server, server.client() as client:
+        assert client.get("/readyz").status_code == 200
+        start_s = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            assert time.monotonic() - start_s < 0.2
+        assert failure(client.get("/readyz")) == (503, "draining", "the server is draining")
+        assert client.get("/livez").status_code == 200
+        served = 0
+        while time.monotonic() - start_s < 0.8:
+            assert client.post(FORWARD, json=body(3)).status_code == 200
+            assert httpx.post(server.url + FORWARD, json=body(3)).status_code == 200  # on a new connection, too
+            served += 2
+        assert served > 20
+        assert server.process.wait(5) == 0
+        assert 1.0 <= time.monotonic() - start_s < 2.5
+
+
+def test_what_the_drain_timeout_cuts_off_is_told_so_and_counted_in_the_log(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, FAULTY, drain_timeout_s=1) as server, in_flight(server, STUCK, 3) as futures:
+        start_s = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        answers = [failure(future.result()) for future in futures]
+        assert answers == [(503, "closed", "the server is shutting down")] * 2
+        assert server.process.wait(3) == 0
+        assert time.monotonic() - start_s < 3
+    assert "Cancel 2 running task(s)" in server.stdout.read_text()
+    assert "Traceback" not in server.stdout.read_text()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_second_signal_ends_the_process_at_once_with_another_exit_code(
+    models: Path, tmp_path: Path, second: signal.Signals
+) -> None:
+    with running(models, tmp_path, FAULTY) as server, in_flight(server, STUCK) as (future,):
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        start_s = time.monotonic()
+        assert server.stop(second) == 1
+        assert time.monotonic() - start_s < 0.5
+        with pytest.raises(httpx.RemoteProtocolError):
+            future.result()
+
+
+def test_sigterm_while_loading_ends_the_process_with_exit_code_0(models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, *FAULTY, "serve", f"--models={models}", f"--http-port={port}", "--layer-graphs=eager"]
+    environment = {**os.environ, "FAULT": "loading"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        assert failure(_first_answer(f"{url}/readyz")) == (503, "loading", "the server is loading")
+        assert failure(httpx.post(url + FORWARD, json=body(1))) == (503, "loading", "the models are still loading")
+        assert httpx.get(f"{url}/livez").status_code == 200
+        start_s = time.monotonic()
+        process.terminate()
+        _, stderr = process.communicate(timeout=10)
+        assert time.monotonic() - start_s < 1.5
+        assert (process.returncode, stderr) == (0, b"")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _first_answer(url: str) -> httpx.Response:
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(httpx.ConnectError):
+            return httpx.get(url)
+        time.sleep(0.01)
+    raise AssertionError(f"no answer from {url}")
+
+
+def test_a_dying_batcher_fails_its_waiters_within_a_second_and_ends_the_process(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, FAULTY) as server, in_flight(server, SLOW, 3, BREAKS_THE_LOOP) as futures:
+        assert futures[0].result().status_code == 200
+        start_s = time.monotonic()
+        dead = (503, "dead", "model tiny no longer runs; the server is about to restart")
+        assert [failure(future.result()) for future in futures[1:]] == [dead, dead]
+        assert server.process.wait(3) == 1
+        assert time.monotonic() - start_s < 1
+    assert server.stderr.read_text().endswith("glassblock-serve: a batcher died; see the log\n")
+    assert "the choice of batches is broken" in server.stdout.read_text()
+
+
+def test_a_log_that_nobody_reads_blocks_no_request_and_no_stop(models: Path) -> None:
+    command = [sys.executable, "-m", "service", "serve", f"--models={models}", "--http-port=0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        url = _url_of(process)
+        with httpx.Client(base_url=url, timeout=5) as client:
+            for _ in range(400):  # a pipe holds 64 KiB, a line has about 250 bytes
+                assert client.get("/v1/models").status_code == 200
+            assert client.get("/livez").status_code == 200
+        process.terminate()
+        assert process.wait(4) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _url_of(process: subprocess.Popen[bytes]) -> str:
+    assert process.stderr
+    watchdog = threading.Timer(20, process.kill)
+    watchdog.start()
+    for line in process.stderr:
+        if line.startswith(b"ready"):
+            watchdog.cancel()
+            return line.split()[1].decode().removesuffix("/readyz")
+    raise AssertionError("the server did not become ready")

@@ -1,0 +1,102 @@
+"""Padding: what goes in comes out, and what `choose` promises."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from service.manifest import TensorSpec
+from service.padding import MIN_POSITIONS, choose, length_class, pad, unpad
+from service.tensors import Float32Array, Output, Sequence
+
+HIDDEN_SIZE = 3
+OUTPUTS = (Output(None, "block_output"),)
+HIDDEN_STATES = TensorSpec(
+    name="hidden_states", dtype="float32", axes=["batch", "sequence", "hidden"], shape=[-1, -1, HIDDEN_SIZE]
+)
+SCORES = TensorSpec(
+    name="attention_scores", dtype="float32", axes=["batch", "head", "query", "key"], shape=[-1, 2, -1, -1]
+)
+lengths = st.integers(1, 300)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> Sequence:
+    """A checked sequence of any finite values and any mask."""
+    length = draw(st.integers(1, 20))
+    finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    values = draw(st_numpy.arrays(np.float32, (length, HIDDEN_SIZE), elements=finite))
+    mask = draw(st_numpy.arrays(np.bool_, (length,)))
+    return Sequence(values * mask[:, None], mask, OUTPUTS)
+
+
+@given(st.lists(sequences(), min_size=1, max_size=8))
+def test_unpad_gives_back_every_sequence_that_pad_stacked(batch: list[Sequence]) -> None:
+    padded = pad(batch)
+    for row, sequence in enumerate(batch):
+        part = unpad(padded.hidden_states, HIDDEN_STATES, row, len(sequence))
+        assert part.tobytes() == sequence.hidden_states.tobytes()
+        mask = padded.attention_mask[row]
+        assert mask[: len(sequence)].tolist() == sequence.attention_mask.tolist()
+        assert not mask[len(sequence) :].any()
+        assert not padded.hidden_states[row, len(sequence) :].any()
+
+
+@given(st.lists(sequences(), min_size=1, max_size=8))
+def test_pad_makes_what_the_graphs_declare_and_never_fewer_than_two_positions(batch: list[Sequence]) -> None:
+    padded = pad(batch)
+    positions = max(MIN_POSITIONS, *(len(sequence) for sequence in batch))
+    assert padded.hidden_states.shape == (len(batch), positions, HIDDEN_SIZE)
+    assert padded.attention_mask.shape == (len(batch), positions)
+    assert (str(padded.hidden_states.dtype), str(padded.attention_mask.dtype)) == ("float32", "int64")
+    assert padded.hidden_states.flags.c_contiguous
+    assert padded.attention_mask.flags.c_contiguous
+
+
+@given(st.lists(lengths, min_size=1, max_size=6))
+def test_unpad_cuts_query_and_key_axes_alike_and_no_other_axis(sizes: list[int]) -> None:
+    longest = max(sizes)
+    cells: Float32Array = np.zeros((len(sizes), 2, longest, longest), np.float32)
+    for row, length in enumerate(sizes):
+        cells[row, :, :length, :length] = row + 1
+    for row, length in enumerate(sizes):
+        part = unpad(cells, SCORES, row, length)
+        assert part.shape == (2, length, length)
+        assert (part == row + 1).all()
+
+
+@given(st.lists(lengths, min_size=1, max_size=60), st.integers(2, 4096))
+def test_the_oldest_is_always_chosen_and_indices_ascend_without_repetition(
+    sizes: list[int], max_batch_tokens: int
+) -> None:
+    chosen = choose(sizes, max_batch_tokens)
+    assert chosen[0] == 0
+    assert chosen == sorted(set(chosen))
+    assert chosen[-1] < len(sizes)
+
+
+@given(st.lists(lengths, min_size=1, max_size=60), st.integers(2, 4096))
+def test_the_padded_area_stays_in_the_budget_unless_the_oldest_alone_exceeds_it(
+    sizes: list[int], max_batch_tokens: int
+) -> None:
+    chosen = choose(sizes, max_batch_tokens)
+    area = len(chosen) * max(MIN_POSITIONS, *(sizes[index] for index in chosen))
+    assert area <= max_batch_tokens or chosen == [0]
+
+
+@given(st.lists(lengths, min_size=1, max_size=60))
+def test_at_most_half_of_the_padded_area_is_padding(sizes: list[int]) -> None:
+    chosen = [sizes[index] for index in choose(sizes, 10_000)]
+    area = len(chosen) * max(MIN_POSITIONS, *chosen)
+    assert area - sum(chosen) <= area / 2
+
+
+@given(st.lists(lengths, min_size=1, max_size=60))
+def test_with_budget_to_spare_nobody_of_the_oldest_ones_class_is_left_behind(sizes: list[int]) -> None:
+    alike = [index for index, length in enumerate(sizes) if length_class(length) == length_class(sizes[0])]
+    assert choose(sizes, 10**9) == alike
+
+
+def test_classes_meet_at_powers_of_two() -> None:
+    classes = [length_class(length) for length in (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128)]
+    assert classes == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
