@@ -107,6 +107,7 @@ def _fill(graph: ir.Model, module: nn.Module, prefix: str) -> ir.Model:
 
 
 def _short(name: str) -> str:
+    # One wrapper of this file, and at most one of a source, stand around a module.
     return name.removeprefix("inner.").removeprefix("block.")
 
 

@@ -31,8 +31,9 @@ class MyBlock(nn.Module):
         normed = self.norm(hidden_states)
         query, key, value = self.qkv(normed).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scores = query @ key.transpose(-1, -2) / (hidden // self.heads) ** 0.5
-        scores = scores.masked_fill(attention_mask[:, None, None, :] == 0, -1e9)
-        weights = scores.softmax(-1)
+        hidden_key = attention_mask[:, None, None, :] == 0
+        # The second fill is for a sequence that is masked as a whole: attending to nothing, not evenly to padding.
+        weights = scores.masked_fill(hidden_key, -1e9).softmax(-1).masked_fill(hidden_key, 0.0)
         gate = torch.sigmoid(self.gate(normed))
         context = (weights @ value).transpose(1, 2) * gate[..., None]
         middle = hidden_states + self.out(context.reshape(batch, length, hidden))

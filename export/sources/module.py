@@ -24,12 +24,12 @@ _TRIALS = ((5, 2), (4, 3))
 class _Outputs(nn.Module):
     """A module whose answer is always a dict, block_output last."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.block = block
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        answer = self.inner(hidden_states, attention_mask)
+        answer = self.block(hidden_states, attention_mask)
         if isinstance(answer, Tensor):
             return {"block_output": answer}
         own = {name: tensor for name, tensor in answer.items() if name != "block_output"}
@@ -39,12 +39,12 @@ class _Outputs(nn.Module):
 class _Lean(nn.Module):
     """A module's block_output alone."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.block = block
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        answer = self.inner(hidden_states, attention_mask)
+        answer = self.block(hidden_states, attention_mask)
         output: Tensor = answer if isinstance(answer, Tensor) else answer["block_output"]
         return output
 

@@ -1,0 +1,226 @@
+"""Exported artifacts for every test: made by the real command on first use, kept until the exporter changes.
+
+`python -m tests.artifacts` makes all that are missing in two processes, faster than the tests that ask one by one.
+"""
+
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests import textbook
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ROOT = Path(__file__).parent.parent
+MINILM = ROOT / ".cache" / "minilm"
+MY_BLOCK = ROOT / "examples" / "my_block"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A variant of nn.TransformerEncoderLayer."""
+
+    placement: str
+    act: str
+    bias: bool
+
+
+ENCODERS = {
+    f"encoder-{placement}-{act}{'' if bias else '-no-bias'}": Encoder(placement, act, bias)
+    for placement in ("pre", "post")
+    for act in ("relu", "gelu")
+    for bias in (True, False)
+}
+
+
+def make_encoder(name: str) -> "nn.TransformerEncoderLayer":
+    """The reference of one of ENCODERS: hidden 32, 4 heads, intermediate 64, batch first, eval, weights by seed."""
+    import torch
+
+    variant = ENCODERS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        layer = torch.nn.TransformerEncoderLayer(
+            32, 4, 64, activation=variant.act, norm_first=variant.placement == "pre", bias=variant.bias,
+            batch_first=True,
+        )  # fmt: skip
+        for parameter in layer.parameters():
+            # PyTorch starts biases at 0 and norms at 1, where a lost one would go unnoticed.
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    return layer.eval()
+
+
+def make_my_block() -> "nn.Module":
+    """The example's own module, weights by seed."""
+    import torch
+
+    spec = importlib.util.spec_from_file_location("my_block", MY_BLOCK / "my_block.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        block: nn.Module = module.MyBlock(**json.loads((MY_BLOCK / "my_block.json").read_text(encoding="utf-8")))
+    return block.eval()
+
+
+def save_state(folder: Path, module: "nn.Module") -> Path:
+    """Writes a module's state dict as safetensors into `folder`."""
+    from safetensors.torch import save_file
+
+    save_file(module.state_dict(), folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+def _encoder(name: str, folder: Path) -> list[str]:
+    weights = save_state(folder, make_encoder(name))
+    variant = ENCODERS[name]
+    return [
+        str(weights), "--source", "torch_encoder", "--num-attention-heads", "4",
+        "--placement", variant.placement, "--hidden-act", variant.act,
+    ]  # fmt: skip
+
+
+def _my_block(_name: str, folder: Path) -> list[str]:
+    weights = save_state(folder, make_my_block())
+    arguments = MY_BLOCK / "my_block.json"
+    return ["my_block:MyBlock", "--source", "module", "--weights", str(weights), "--arguments", str(arguments)]
+
+
+def _textbook(name: str, folder: Path) -> list[str]:
+    from safetensors.numpy import save_file
+
+    config, weights = textbook.textbook_block(name)
+    (folder / "block.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(weights, folder / "weights.safetensors")
+    return [str(folder / "weights.safetensors"), "--source", "glassblock", "--config", str(folder / "block.json")]
+
+
+def _random(**fields: Any) -> Callable[[str, Path], list[str]]:
+    flags = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    return lambda _name, _folder: ["--source", "random", *flags]
+
+
+def _minilm(*more: str) -> Callable[[str, Path], list[str]]:
+    return lambda _name, _folder: ["--source", "minilm", "--cache", str(MINILM), *more]
+
+
+RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
+    "minilm": _minilm(),
+    "minilm-2-5": _minilm("--layers", "2:5"),
+    **dict.fromkeys(textbook.NAMES, _textbook),
+    "encoder-pre-gelu": _encoder,
+    "encoder-post-relu": _encoder,
+    "my-block": _my_block,
+    "block-768": _random(hidden_size=768, num_attention_heads=12, intermediate_size=3072),
+    "tiny": _random(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_layers=2),
+    "head-256": _random(hidden_size=512, num_attention_heads=2, intermediate_size=64),
+    "causal-final-norm": _random(
+        hidden_size=32, num_attention_heads=2, intermediate_size=64, num_layers=2, mask="causal", final_norm="layer"
+    ),
+}
+
+
+@functools.cache
+def store() -> Path:
+    """The folder of this state of the exporter; its `models` is a model repository of all artifacts made so far."""
+    digest = hashlib.sha256()
+    files = [*ROOT.glob("export/**/*.py"), *MY_BLOCK.glob("*.*"), Path(__file__), Path(textbook.__file__)]
+    for path in sorted(files):
+        digest.update(path.read_bytes())
+    for package in ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime"):
+        digest.update(version(package).encode())
+    stores = ROOT / ".cache" / "test-artifacts"
+    _forget_old(stores, keep=digest.hexdigest()[:16])
+    return stores / digest.hexdigest()[:16]
+
+
+def _forget_old(stores: Path, keep: str) -> None:
+    """Removes what earlier states of the exporter left, some 200 MB each, once nobody has used it for an hour."""
+    for old in stores.glob("*"):
+        if old.name != keep and time.time() - old.stat().st_mtime > 3600:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def place_of(name: str) -> Path:
+    """Where an artifact's version folder is, or will be."""
+    return store() / "models" / name / "1"
+
+
+@functools.cache
+def artifact(name: str) -> Path:
+    """The version folder models/NAME/1 of one of RECIPES, exported by the command line if it is not there yet."""
+    with _locked(name):
+        if not place_of(name).exists():
+            done = export(*_command(name))
+            assert done.returncode == 0, done.stderr
+    return place_of(name)
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    store().mkdir(parents=True, exist_ok=True)
+    with (store() / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _command(name: str) -> list[str]:
+    folder = store() / "inputs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return [*RECIPES[name](name, folder), "--name", name, "--models", str(store() / "models")]
+
+
+def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess[str]:
+    """Runs the real command in a process of its own, in the example's folder, where its module is found."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "export", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def main() -> None:
+    """Makes the named artifacts in this process, which starts torch once for all; without names all, in two lanes."""
+    if len(sys.argv) > 1:
+        for name in sys.argv[1:]:
+            _make_here(name)
+        return
+    names = [name for name in RECIPES if not place_of(name).exists()]
+    command = [sys.executable, "-m", "tests.artifacts"]
+    lanes = [subprocess.Popen([*command, *names[lane::2]], cwd=ROOT) for lane in (0, 1) if names[lane::2]]
+    codes = [lane.wait() for lane in lanes]  # all of them: none is left running
+    if any(codes):
+        sys.exit("an artifact could not be exported")
+
+
+def _make_here(name: str) -> None:
+    from export.__main__ import main as export_main
+
+    with _locked(name):
+        if place_of(name).exists():
+            return
+        os.chdir(MY_BLOCK)
+        sys.argv = ["glassblock-export", *_command(name)]
+        try:
+            export_main()
+        except SystemExit as end:
+            if end.code:
+                raise
+
+
+if __name__ == "__main__":
+    main()

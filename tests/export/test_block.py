@@ -1,0 +1,253 @@
+"""The block, eager: against the textbook, PyTorch, transformers and a float64 implementation of its own."""
+
+import itertools
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.block import Stack, TransformerBlock
+from export.config import BlockConfig, StackConfig
+from export.probes import block_probes, layer_outputs
+from export.proof import tolerance
+from export.sources import bert, minilm, random, torch_encoder
+from tests import artifacts, textbook
+from tests.export import oracle
+
+
+def textbook_probes(name: str, x: Any) -> dict[str, NDArray[Any]]:
+    fields, weights = textbook.textbook_block(name)
+    stack = Stack(StackConfig.from_dict(fields))
+    stack.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    return run(stack.layers[0], torch.tensor([x], dtype=torch.float32))
+
+
+def run(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> dict[str, NDArray[Any]]:
+    """All probes of the first sequence."""
+    mask = torch.ones(x.shape[:2], dtype=torch.int64) if mask is None else mask
+    with torch.inference_mode():
+        return {name: tensor[0].numpy() for name, tensor in block(x, mask).items()}
+
+
+def assert_book(got: Any, want: Any) -> None:
+    want = np.asarray(want, np.float64)
+    assert np.asarray(got).shape == want.shape
+    assert np.all(np.abs(got - want) <= 1e-6 + 1e-6 * np.abs(want))
+
+
+def test_projections_are_the_textbooks() -> None:
+    example = textbook.EXAMPLES["projections"]
+    probes = textbook_probes("textbook-projections", [example["x"]])
+    assert_book(probes["query"][0, 0], example["q"])
+    assert_book(probes["key"][0, 0], example["k"])
+    assert_book(probes["value"][0, 0], example["v"])
+
+
+def test_attention_is_the_textbooks() -> None:
+    example = textbook.EXAMPLES["attention"]
+    probes = textbook_probes("textbook-attention", np.eye(3).tolist())
+    assert_book(probes["attention_scores"][0, 0], example["scores"])
+    assert_book(probes["attention_weights"][0, 0], example["weights"])
+    assert_book(probes["context"][0, 0], example["context"])
+
+
+@pytest.mark.parametrize("activation", textbook.ACTIVATIONS)
+def test_feed_forward_is_the_textbooks(activation: str) -> None:
+    example = textbook.EXAMPLES["feed_forward"]
+    probes = textbook_probes(f"textbook-feed-forward-{activation.replace('_', '-')}", [example["x"]])
+    assert_book(probes["ffn_pre_activation"][0], example["pre"])
+    assert_book(probes["ffn_post_activation"][0], example[activation]["post"])
+    assert_book(probes["ffn_output"][0], example[activation]["out"])
+
+
+def test_two_heads_are_the_textbooks() -> None:
+    example = textbook.EXAMPLES["multi_head"]
+    probes = textbook_probes("textbook-multi-head", example["X"])
+    assert_book(probes["attention_scores"], example["scores"])
+    assert_book(probes["attention_weights"], example["weights"])
+    assert_book(probes["context"].transpose(1, 0, 2), example["heads"])
+    assert_book(probes["attention_output"], example["out"])
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "holes"])
+@pytest.mark.parametrize("name", artifacts.ENCODERS)
+def test_the_block_equals_pytorchs_encoder_layer(
+    name: str, padding: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    reference = artifacts.make_encoder(name)
+    variant = artifacts.ENCODERS[name]
+    weights = artifacts.save_state(tmp_path_factory.mktemp("encoder"), reference)
+    told = {"num_attention_heads": 4, "placement": variant.placement, "hidden_act": variant.act}
+    ours = torch_encoder.load(weights, told).model
+    x = torch.randn(3, 17, 32, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(3, 17, dtype=torch.int64)
+    if padding == "right":
+        mask[1, 12:], mask[2, 5:] = 0, 0
+    if padding == "holes":
+        mask[:, 1::3] = 0
+    # PyTorch's fused path computes padded rows differently; key_padding_mask is True where a key is to be ignored.
+    torch.backends.mha.set_fastpath_enabled(value=False)
+    try:
+        with torch.inference_mode():
+            plain = reference(x, src_key_padding_mask=mask == 0).numpy()
+            truth = reference.double()(x.double(), src_key_padding_mask=mask == 0).numpy()
+            got = ours(x, mask).numpy()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(value=True)
+    keep = mask.numpy() == 1
+    own = float(np.abs(plain - truth)[keep].max())
+    assert np.all((np.abs(got - truth) <= tolerance(own, truth))[keep])
+
+
+def test_a_final_norm_comes_with_the_encoder_and_with_its_last_layers_alone(tmp_path: Any) -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+    encoder: nn.Module = nn.TransformerEncoder(layer, 3, norm=nn.LayerNorm(16), enable_nested_tensor=False)
+    encoder.train(mode=False)
+    weights = artifacts.save_state(tmp_path, encoder)
+    told = {"num_attention_heads": 2, "placement": "pre"}
+    x, mask = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.int64)
+    whole, tail, head = (torch_encoder.load(weights, told, layers) for layers in (None, "2:3", "0:2"))
+    with torch.inference_mode():
+        assert torch.allclose(whole.model(x, mask), encoder(x), atol=1e-5)
+        assert torch.allclose(tail.model(head.model(x, mask), mask), encoder(x), atol=1e-5)
+    assert [source.config.final_norm for source in (whole, tail, head) if source.config] == ["layer", "layer", "none"]
+    assert tail.layer_range == (2, 3)
+
+
+def test_minilm_equals_transformers_and_any_range_is_its_middle() -> None:
+    import transformers
+
+    folder = minilm.folder(artifacts.MINILM)
+    theirs = transformers.BertModel.from_pretrained(
+        folder, attn_implementation="eager", add_pooling_layer=False, local_files_only=True
+    )
+    source, middle = bert.load(folder), bert.load(folder, "2:5")
+    ids = torch.randint(0, 30522, (2, 19), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 19, dtype=torch.int64)
+    mask[1, 11:] = 0
+    assert source.text
+    with torch.inference_mode():
+        want = theirs(ids, mask, output_attentions=True, output_hidden_states=True)
+        hidden = source.text.embeddings(ids)
+        assert torch.allclose(hidden, want.hidden_states[0], atol=1e-6)
+        got = [hidden]
+        for index, layer in enumerate(source.layers):
+            probes = layer.module(got[-1], mask)
+            got.append(probes["layer_output"])
+            keep = mask[1].bool()
+            assert torch.allclose(probes["attention_weights"][0], want.attentions[index][0], atol=1e-5)
+            ours, their = probes["attention_weights"][1][:, keep], want.attentions[index][1][:, keep]
+            assert torch.allclose(ours, their, atol=1e-5)
+        assert torch.allclose(got[-1][mask == 1], want.last_hidden_state[mask == 1], atol=1e-5)
+        assert torch.equal(middle.model(got[2], mask), got[5])
+    assert middle.text is None
+    assert middle.layer_range == (2, 5)
+
+
+def test_head_dim_above_128_is_summed_in_chunks_to_the_same_scores() -> None:
+    config = StackConfig.from_dict(
+        {"hidden_size": 32, "num_attention_heads": 1, "head_dim": 300, "intermediate_size": 8}
+    )
+    probes = run(random.load(config).layers[0].module.double(), torch.randn(1, 9, 32, dtype=torch.float64))
+    query, key = probes["query"][:, 0], probes["key"][:, 0]
+    assert np.allclose(probes["attention_scores"][0], query @ key.T / np.sqrt(300), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("mask", ["bidirectional", "causal"])
+def test_a_row_with_nothing_to_attend_to_is_all_zero(mask: str) -> None:
+    config = StackConfig.from_dict({"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "mask": mask})
+    probes = run(random.load(config).layers[0].module, torch.randn(1, 4, 8), torch.zeros(1, 4, dtype=torch.int64))
+    assert not probes["attention_weights"].any()
+    assert not probes["context"].any()
+    assert np.all(probes["attention_scores"] == np.finfo(np.float32).min)
+    assert np.isfinite(probes["layer_output"]).all()
+
+
+configs = st.builds(
+    BlockConfig,
+    hidden_size=st.integers(1, 12),
+    num_attention_heads=st.integers(1, 3),
+    head_dim=st.sampled_from((1, 2, 5, 130)),
+    value_head_dim=st.integers(1, 5),
+    intermediate_size=st.integers(1, 9),
+    norm=st.sampled_from(("none", "layer")),
+    norm_eps=st.sampled_from((1e-12, 1e-5, 0.1)),
+    norm_bias=st.booleans(),
+    placement=st.sampled_from(("pre", "post")),
+    query_bias=st.booleans(),
+    key_bias=st.booleans(),
+    value_bias=st.booleans(),
+    output_bias=st.booleans(),
+    ffn_bias=st.booleans(),
+    hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh")),
+    mask=st.sampled_from(("bidirectional", "causal")),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(config=configs, seed=st.integers(0, 1000), mask=st.lists(st.integers(0, 1), min_size=1, max_size=7))
+def test_every_probe_of_every_config_equals_the_float64_oracle(config: BlockConfig, seed: int, mask: list[int]) -> None:
+    block = random.load(StackConfig(layers=(config,)), seed).layers[0].module.double()
+    x = np.random.default_rng(seed).standard_normal((len(mask), config.hidden_size))
+    got = run(block, torch.from_numpy(x)[None], torch.tensor([mask]))
+    state = {name: tensor.numpy() for name, tensor in block.state_dict().items()}
+    want = oracle.block(config, state, x, np.array(mask))
+    lowest = float(np.finfo(np.float32).min)
+    assert list(got) == list(want) == [probe.name for probe in block_probes(config)]
+    for probe in block_probes(config):
+        size = {"sequence": len(mask), "query": len(mask), "key": len(mask)}
+        shape = tuple(size.get(axis, extent) for axis, extent in zip(probe.axes[1:], probe.shape[1:], strict=True))
+        assert got[probe.name].shape == shape, probe.name
+        assert np.allclose(np.maximum(got[probe.name], lowest), want[probe.name], rtol=1e-9, atol=1e-9), probe.name
+
+
+def test_only_a_final_norm_makes_block_output_a_tensor_of_the_last_layer() -> None:
+    fields = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_layers": 2}
+    for final_norm, layer in itertools.product(("none", "layer"), (0, 1)):
+        names = [
+            spec.name for spec in layer_outputs(StackConfig.from_dict({**fields, "final_norm": final_norm}), layer)
+        ]
+        assert ("block_output" in names) == (final_norm == "layer" and layer == 1)
+        assert names.index("layer_output") == 15
+
+
+def test_shapes_are_what_the_types_say() -> None:
+    """In a process of its own: the import hook would otherwise stand inside every traced module."""
+    script = """
+from jaxtyping import install_import_hook
+parts = ("attention", "block", "feed_forward", "linear", "norm", "sources.bert")
+with install_import_hook([f"export.{part}" for part in parts], "beartype.beartype"):
+    import torch
+    from export.config import StackConfig
+    from export.sources import bert, random
+fields = {"hidden_size": 6, "num_attention_heads": 2, "head_dim": 130, "value_head_dim": 5, "intermediate_size": 7}
+for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}):
+    source = random.load(StackConfig.from_dict({**fields, "num_layers": 2, **more}))
+    x, mask = torch.randn(3, 4, 6), torch.ones(3, 4, dtype=torch.int64)
+    assert source.model(x, mask).shape == x.shape
+    for layer in source.layers:
+        layer.module(x, mask)
+embeddings = bert.Embeddings(11, 9, 6, 1e-12)
+embeddings(torch.ones(2, 3, dtype=torch.int64))
+try:
+    source.layers[0].module(x, mask.float())
+except Exception as error:
+    print("refused", type(error).__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=artifacts.ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "refused TypeCheckError\n"), done.stderr
+
+
+def test_a_block_gives_its_probes_in_the_order_of_the_contract() -> None:
+    config = StackConfig.from_dict({"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}).layers[0]
+    probes = run(TransformerBlock(config), torch.zeros(1, 2, 8))
+    assert list(probes) == [probe.name for probe in block_probes(config)]
