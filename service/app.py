@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -76,12 +77,13 @@ class Application:
             await model.batcher.stop()
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
+        end = partial(self._fail, "the models could not be loaded; this is a bug of the server")
         try:
-            models = load_models(self._settings, self._on_death)
+            end = partial(self._open, load_models(self._settings, self._on_death))
         except StartError as error:
-            loop.call_soon_threadsafe(self._fail, str(error))
-        else:
-            loop.call_soon_threadsafe(self._open, models)
+            end = partial(self._fail, str(error))
+        finally:  # whatever came, the process must not stay as if it were still loading
+            loop.call_soon_threadsafe(end)
 
     def _open(self, models: list[Model]) -> None:
         if self.lifecycle.state != "loading":

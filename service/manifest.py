@@ -1,9 +1,10 @@
 """ModelSpec: what manifest.json promises of an artifact (docs/artifact.md)."""
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import StartError
 from service.tensors import Output
@@ -16,7 +17,7 @@ SEQUENCE_AXES = frozenset({"sequence", "query", "key"})
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class TensorSpec(_Strict):
@@ -26,6 +27,13 @@ class TensorSpec(_Strict):
     dtype: Literal["float32", "int64"]
     axes: list[str]
     shape: list[int]
+
+    @model_validator(mode="after")
+    def _check_axes(self) -> Self:
+        dynamic = [axis == "batch" or axis in SEQUENCE_AXES for axis in self.axes]
+        if self.axes[:1] != ["batch"] or dynamic != [size == -1 for size in self.shape] or "batch" in self.axes[1:]:
+            raise ValueError("axes and shape do not agree: batch is first, and -1 is for batch and sequence axes")
+        return self
 
     def cells(self, sequence_length: int) -> int:
         """Elements that one sequence of this length has, without batch."""
@@ -94,11 +102,23 @@ class GoldenSpec(_Strict):
     answer: GoldenAnswer
     tolerance: Annotated[float, Field(gt=0)]
 
+    @model_validator(mode="after")
+    def _check_shapes(self) -> Self:
+        sequences, masks, answers = self.request.hidden_states, self.request.attention_mask, self.answer.block_output
+        lengths = [len(sequence) for sequence in sequences]
+        same = lengths == [len(mask) for mask in masks] == [len(answer) for answer in answers]
+        widths = {len(row) for sequence in (*sequences, *answers) for row in sequence}
+        if not same or len(widths) != 1 or not all(map(any, masks)):
+            raise ValueError("request, mask and answer differ in shape, or a mask hides all of its sequence")
+        return self
+
 
 class ModelSpec(_Strict):
     """One version of a model, as its manifest describes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ignored_types=(cached_property,))
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ignored_types=(cached_property,)
+    )
 
     format: Literal["glassblock/1"]
     name: Name
@@ -118,6 +138,21 @@ class ModelSpec(_Strict):
     parity: dict[str, Any]
     golden: GoldenSpec
     files: dict[str, FileSpec]
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> Self:
+        found = [(tensor.name, tensor.dtype, tensor.shape) for tensor in (*self.inputs, *self.outputs)]
+        states, mask = [-1, -1, self.hidden_size], [-1, -1]
+        wanted = [("hidden_states", "float32", states), ("attention_mask", "int64", mask)]
+        if found != [*wanted, (FINAL_OUTPUT, "float32", states)]:
+            raise ValueError(f"inputs and outputs are not those of a block of hidden_size {self.hidden_size}")
+        if len(self.golden.request.hidden_states[0][0]) != self.hidden_size:
+            raise ValueError(f"the golden request is not of hidden_size {self.hidden_size}")
+        if [layer.graph for layer in self.layers] != [f"layers/{i}.onnx" for i in range(len(self.layers))]:
+            raise ValueError("the layers' graphs are not layers/0.onnx, layers/1.onnx and so on")
+        if any("layer_output" not in probes for probes in self.probes[:-1]):
+            raise ValueError("a layer before the last has no layer_output")
+        return self
 
     @cached_property
     def probes(self) -> tuple[dict[str, TensorSpec], ...]:
@@ -141,8 +176,11 @@ def read_manifest(data: bytes, place: str) -> ModelSpec:
         StartError: not JSON, or not the format of docs/artifact.md; names the first field that is wrong.
     """
     try:
-        return ModelSpec.model_validate_json(data)
+        return ModelSpec.model_validate(orjson.loads(data))
+    except orjson.JSONDecodeError as error:
+        raise StartError(f"{place}: not JSON: {error.msg} in line {error.lineno}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise StartError(f"{place}: {where}: {first['msg']}") from None
+        where = ".".join(str(part) for part in first["loc"])
+        sentence = first["msg"].removeprefix("Value error, ")
+        raise StartError(f"{place}: {where}{where and ': '}{sentence}") from None

@@ -1,5 +1,6 @@
 """Models on disk: every byte verified before it is loaded, every model proven by its golden request."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -12,16 +13,16 @@ import numpy as np
 from service import metrics
 from service.batcher import Batcher
 from service.errors import NotFoundError, StartError
-from service.manifest import FINAL_OUTPUT, ModelSpec, read_manifest
+from service.manifest import FINAL_OUTPUT, ModelSpec, TensorSpec, read_manifest
 from service.padding import choose
 from service.runner import LEAN, Runner
-from service.session import WEIGHTS_FILE, Session
+from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
 from service.settings import Settings
-from service.tensors import Float32Array, Sequence
+from service.tensors import Float32Array, Output, Sequence
 from service.text import TextFront
 
 MANIFEST_FILE = "manifest.json"
-_MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_MANIFEST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,14 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     front = None
     if spec.text is not None:
         embeddings = load_graph(spec.text.embeddings, files[spec.text.embeddings], weights)
-        front = TextFront(spec.text, files[spec.text.tokenizer], embeddings)
+        front = TextFront(spec.text, files[spec.text.tokenizer], f"{folder}/{spec.text.tokenizer}", embeddings)
+        _check_front(front, embeddings, spec, folder)
     runner = Runner(spec, session, load_layers)
+    check_golden(runner, spec, folder)
     if settings.layer_graphs == "eager":
         runner.load(range(len(spec.layers)))
-    check_golden(runner, spec, folder)
+        inside = [Output(layer, name) for layer, probes in enumerate(spec.probes) for name in probes]
+        check_golden(runner, spec, folder, (*LEAN, *inside[:1]))
     batcher = Batcher(spec.name, runner.run, lambda lengths: choose(lengths, settings.max_batch_tokens), on_death)
     return Model(spec, sha256, session.provider, runner, front, batcher)
 
@@ -141,8 +145,8 @@ def read_verified(folder: Path, name: str, spec: ModelSpec) -> bytes:
     Raises:
         StartError: missing, not a plain file, linked from elsewhere, or other bytes than the manifest promises.
     """
-    data = _read_plain(folder / name)
     wanted = spec.files[name]
+    data = _read_plain(folder / name, wanted.bytes)
     if len(data) != wanted.bytes:
         raise StartError(f"{folder / name}: expected {wanted.bytes} bytes, found {len(data)}")
     if hashlib.sha256(data).hexdigest() != wanted.sha256:
@@ -150,36 +154,56 @@ def read_verified(folder: Path, name: str, spec: ModelSpec) -> bytes:
     return data
 
 
-def check_golden(runner: Runner, spec: ModelSpec, place: Path) -> float:
+def check_golden(runner: Runner, spec: ModelSpec, place: Path, outputs: tuple[Output, ...] = LEAN) -> float:
     """Answers the manifest's golden request, which also warms the session up.
+
+    Args:
+        runner: of the model.
+        spec: holds request and answer.
+        place: the version folder, for messages.
+        outputs: `block_output` first; with a probe after it the layers give it instead of model.onnx.
 
     Returns:
         max |answer − golden| where the mask is 1.
 
     Raises:
-        StartError: further off than the manifest's tolerance.
+        StartError: further off than the manifest's tolerance, or onnxruntime cannot run the request.
     """
     request = spec.golden.request
     masks = [np.asarray(mask, np.bool_) for mask in request.attention_mask]
-    inputs = [
-        np.asarray(rows, np.float32) * mask[:, None] for rows, mask in zip(request.hidden_states, masks, strict=True)
-    ]
-    answers = runner.run([Sequence(values, mask, LEAN) for values, mask in zip(inputs, masks, strict=True)])
+    with np.errstate(over="ignore"):  # what became infinite gives no golden answer
+        inputs = [np.asarray(rows, np.float32) for rows in request.hidden_states]
+    inputs = [np.where(mask[:, None], rows, np.float32(0)) for rows, mask in zip(inputs, masks, strict=True)]
+    try:
+        answers = runner.run([Sequence(values, mask, outputs) for values, mask in zip(inputs, masks, strict=True)])
+    except ERRORS as error:
+        raise StartError(f"{place}: the golden request cannot be run: {first_line(error)}") from error
     wanted = [np.asarray(rows, np.float64) for rows in spec.golden.answer.block_output]
-    error = max(
-        float(np.abs(answer - want)[mask].max(initial=0.0))
-        for (answer,), want, mask in zip(answers, wanted, masks, strict=True)
-    )
-    if not error <= spec.golden.tolerance:
-        message = (
-            f"{FINAL_OUTPUT} is {error:.1e} from the golden answer, the manifest allows {spec.golden.tolerance:.1e}"
-        )
+    triples = zip((answer[0] for answer in answers), wanted, masks, strict=True)
+    distance = float(np.max([np.abs(answer - want)[mask].max() for answer, want, mask in triples]))
+    if not distance <= spec.golden.tolerance:
+        where = FINAL_OUTPUT if outputs == LEAN else f"{FINAL_OUTPUT} by layers"
+        message = f"{where} is {distance:.1e} from the golden answer, the manifest allows {spec.golden.tolerance:.1e}"
         raise StartError(f"{place}: {message}")
-    return error
+    return distance
+
+
+def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, folder: Path) -> None:
+    """Holds the embeddings' tensors, vocabulary and positions against the manifest."""
+    if spec.text is None:
+        return
+    place, axes = f"{folder}/{spec.text.embeddings}", ["batch", "sequence"]
+    ids = TensorSpec(name="input_ids", dtype="int64", axes=axes, shape=[-1, -1])
+    states = TensorSpec(name="hidden_states", dtype="float32", axes=[*axes, "hidden"], shape=[-1, -1, spec.hidden_size])
+    embeddings.check_contract([ids], [states], place)
+    try:
+        front.embed((np.resize(np.asarray([0, spec.text.vocab_size - 1]), spec.text.max_tokens),))
+    except ERRORS as error:
+        raise StartError(f"{place}: takes fewer ids or positions than the manifest says") from error
 
 
 def _read_spec(folder: Path) -> tuple[ModelSpec, str]:
-    data = _read_plain(folder / MANIFEST_FILE)
+    data = _read_plain(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     spec = read_manifest(data, str(folder / MANIFEST_FILE))
     if (spec.name, spec.version) != (folder.parent.name, folder.name):
         raise StartError(f"{folder}: its manifest says {spec.name}/{spec.version}")
@@ -200,14 +224,20 @@ def _check_listing(folder: Path, spec: ModelSpec) -> None:
         raise StartError(f"{folder / missing[0]}: in the manifest, but missing")
 
 
-def _read_plain(path: Path) -> bytes:
+def _read_plain(path: Path, max_bytes: int) -> bytes:
     """Reads a regular file with one link, through no symbolic link, checked on the open file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise StartError(f"{path}: {error.strerror}") from None
+        reason = "expected a file, found a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise StartError(f"{path}: {reason}") from None
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StartError(f"{path}: expected a file, found a folder")
     with open(descriptor, "rb") as file:  # noqa: PTH123 - opened by descriptor, so that the checks hold for what is read
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise StartError(f"{path}: expected a regular file with a single link")
-        return file.read()
+        if status.st_size > max_bytes:
+            raise StartError(f"{path}: expected at most {max_bytes} bytes, found {status.st_size}")
+        return file.read(max_bytes + 1)

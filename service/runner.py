@@ -5,10 +5,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from service import logs
+from service.errors import StartError, UnavailableError
 from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.padding import pad, unpad
 from service.session import Session
 from service.tensors import Batch, Float32Array, Output, Sequence
+
+_log = logs.get("runner")
 
 LEAN = (Output(None, FINAL_OUTPUT),)
 
@@ -61,7 +65,7 @@ class Runner:
         hidden_states, last = batch.hidden_states, len(self._spec.layers) - 1
         whole = LEAN[0] in wanted
         stop = last if whole else max(output.layer for output in wanted if output.layer is not None)
-        self.load(range(stop + 1))
+        self._load_for_run(range(stop + 1))
         for layer in range(stop + 1):
             asked = [output for output in wanted if output.layer == layer]
             names = dict.fromkeys(output.probe for output in asked)
@@ -76,6 +80,14 @@ class Runner:
                 arrays[LEAN[0]] = found[self._final_name]
             hidden_states = found.get("layer_output", hidden_states)
         return arrays
+
+    def _load_for_run(self, layers: Iterable[int]) -> None:
+        try:
+            self.load(layers)
+        except StartError as error:
+            _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
+            message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
+            raise UnavailableError(message, code="layers_unavailable") from error
 
     @property
     def _final_name(self) -> str:

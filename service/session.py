@@ -1,6 +1,7 @@
 """The only import of onnxruntime: providers, threads, and sessions made from verified bytes."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ onnxruntime.disable_telemetry_events()
 onnxruntime.set_default_logger_severity(3)
 
 # onnxruntime's exceptions share no base but Exception.
-_ERRORS: tuple[type[Exception], ...] = (
+ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
+    MemoryError,
     *(
         kind
         for kind in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
@@ -30,6 +32,8 @@ _ERRORS: tuple[type[Exception], ...] = (
 # It fuses a sum with the norm after it where nobody reads the sum, which is so in model.onnx and not in a layer's
 # graph, and its kernel adds in another order: the two would differ in the last bit (docs/decisions/0003).
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
+# What onnxruntime writes before its reason: its own name, numbers, source line and C++ signature.
+_ORIGIN = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) |\w+\.cc:\d+ \w+ )?")
 WEIGHTS_FILE = "weights.data"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
@@ -91,8 +95,8 @@ class Session:
             self._session = onnxruntime.InferenceSession(
                 graph, options, providers=[wanted], disabled_optimizers=_DISABLED_OPTIMIZERS, enable_fallback=0
             )
-        except _ERRORS as error:
-            raise StartError(f"{place}: onnxruntime refuses it: {_first_line(error)}") from error
+        except ERRORS as error:
+            raise StartError(f"{place}: onnxruntime refuses it: {first_line(error)}") from error
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted:
             raise StartError(f"{place}: asked for {wanted}, onnxruntime fell back to {self.provider}")
@@ -105,7 +109,7 @@ class Session:
         """
         try:
             results: list[np.ndarray[Any, Any]] = self._session.run(list(outputs), dict(feeds))
-        except _ERRORS as error:
+        except ERRORS as error:
             if "Failed to allocate memory" in str(error) or "bad_alloc" in str(error):
                 raise MemoryError(str(error)) from error
             raise
@@ -136,5 +140,6 @@ def _differences(kind: str, wanted: Sequence[TensorSpec], found: Sequence[Any]) 
     return lines[:4]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+def first_line(error: Exception) -> str:
+    """Onnxruntime's reason in one line, without where in its source it arose."""
+    return (_ORIGIN.sub("", str(error).strip()).splitlines() or [type(error).__name__])[0][:300]

@@ -18,19 +18,20 @@ class TextFront:
     Args:
         spec: vocabulary and positions.
         tokenizer: bytes of tokenizer.json, verified by the caller.
+        place: file of the tokenizer, for messages.
         embeddings: input_ids int64 [batch, sequence] → hidden_states float32 [batch, sequence, hidden].
 
     Raises:
         StartError: the tokenizer cannot be read.
     """
 
-    def __init__(self, spec: TextSpec, tokenizer: bytes, embeddings: Session) -> None:
+    def __init__(self, spec: TextSpec, tokenizer: bytes, place: str, embeddings: Session) -> None:
         self._spec = spec
         self._embeddings = embeddings
         try:
             self._tokenizer = Tokenizer.from_buffer(tokenizer)
         except ValueError as error:
-            raise StartError(f"{spec.tokenizer}: not a tokenizer: {error}") from error
+            raise StartError(f"{place}: not a tokenizer: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
