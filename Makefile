@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: install check test serve bench clean
+.PHONY: install check test test-long serve bench clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -29,8 +29,12 @@ check: install  ## Lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: install  ## The whole test suite
+test: install  ## The whole test suite but the long runs
+	$(BIN)/python -m tests.artifacts
 	$(BIN)/python -m pytest $(TESTS)
+
+test-long: install  ## The README's long commands
+	$(BIN)/python -m pytest -m long
 
 serve: install  ## Export the default model once, then serve it on port 8000
 	$(BIN)/python -m export --default

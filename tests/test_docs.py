@@ -1,0 +1,63 @@
+"""The documents say what the code does."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from service.manifest import ModelSpec
+from service.settings import describe
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SCHEMA = json.loads((ROOT / "docs/artifact.schema.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_setting_has_its_line_in_operations() -> None:
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    for flag, variable, default, text in describe():
+        assert f"| `{flag}` | `{variable}` | `{default}` | {text} |\n" in page
+
+
+def test_every_python_file_has_its_place_in_the_architecture() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w/]+\.py|[\w]+/(?=`)", page))
+    for package in ("service", "export"):
+        for path in (ROOT / package).glob("*"):
+            if path.name in {"__init__.py", "__pycache__"}:
+                continue
+            assert (path.name if path.is_file() else f"{path.name}/") in named, path
+
+
+@pytest.mark.parametrize("name", ["minilm", "minilm-2-5", "my-block", "causal-final-norm", "encoder-post-relu", "tiny"])
+def test_a_manifest_is_valid_by_the_schema_and_read_by_the_service(artifact: Callable[[str], Path], name: str) -> None:
+    data = (artifact(name) / "manifest.json").read_bytes()
+    jsonschema.validate(json.loads(data), SCHEMA)
+    assert ModelSpec.model_validate_json(data).name == name
+
+
+def test_the_service_and_the_schema_know_the_same_fields() -> None:
+    ours: dict[str, Any] = ModelSpec.model_json_schema()
+    assert ours["properties"].keys() == SCHEMA["properties"].keys()
+    assert sorted(ours["required"]) == sorted(SCHEMA["required"])
+    for name, definition in (
+        ("TextSpec", "text"),
+        ("LimitsSpec", "limits"),
+        ("SourceSpec", "source"),
+        ("GoldenSpec", "golden"),
+    ):
+        assert ours["$defs"][name]["properties"].keys() == SCHEMA["properties"][definition]["properties"].keys()
+    assert ours["$defs"]["TensorSpec"]["properties"].keys() == SCHEMA["$defs"]["tensor"]["properties"].keys()
+    assert (
+        ours["$defs"]["LayerSpec"]["properties"].keys() == SCHEMA["properties"]["layers"]["items"]["properties"].keys()
+    )

@@ -1,0 +1,48 @@
+"""The examples, run as a person runs them, against a real server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.client import Client
+from tests.server import Server
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_attention_example_finds_the_cat(server: Server) -> None:
+    command = [sys.executable, str(EXAMPLES / "attention.py"), server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "it -> cat    0.712"
+
+
+def test_the_curl_example_answers_every_request(server: Server) -> None:
+    command = ["bash", str(EXAMPLES / "curl.sh"), server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    models, two_sentences, weights, every_layer = (json.loads(line) for line in done.stdout.splitlines())
+    assert "minilm" in [model["name"] for model in models["models"]]
+    assert [len(rows) for rows in two_sentences["outputs"]["block_output"]] == [6, 5]
+    assert np.asarray(weights["outputs"]["layers.0.attention_weights"][0]).shape == (12, 5, 5)
+    assert list(every_layer["outputs"]) == [f"layers.{layer}.resid_mid" for layer in range(6)]
+
+
+def test_the_clients_cache_holds_arrays_by_address(server: Server) -> None:
+    with Client(server.url, "minilm") as model:
+        output, cache = model.run_with_cache("The cat sat.", ["layers.5.attention_weights", "resid_mid"])
+    assert output[0].shape == (6, 384)
+    assert cache["layers.5.attention_weights"][0].shape == (12, 6, 6)
+    assert len(cache) == 7
+
+
+def test_the_client_raises_the_servers_sentence(server: Server) -> None:
+    with Client(server.url, "minilm") as model, pytest.raises(ValueError, match="hidden_size 384, got 2") as caught:
+        model.run([np.zeros((3, 2), np.float32)])
+    assert str(caught.value) == "expected hidden_size 384, got 2 - at hidden_states[0][0]"
+
+
+def test_the_client_is_short() -> None:
+    assert len((EXAMPLES / "client.py").read_text().splitlines()) <= 70

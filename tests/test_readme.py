@@ -1,0 +1,92 @@
+"""The README's commands, run in this checkout as they stand there; what it shows is what they print."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.server import Server
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+def block(language: str, containing: str) -> str:
+    return next(text for kind, text in BLOCKS if kind == language and containing in text)
+
+
+def run(script: str, cwd: Path = ROOT, timeout_s: float = 100) -> str:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=timeout_s,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_request_gives_the_answer_shown(server: Server) -> None:
+    script = block("sh", "curl").replace("http://127.0.0.1:8000", server.url)
+    assert run(script) == block("text", "cat")
+
+
+def test_the_banner_shows_the_readmes_request(server: Server) -> None:
+    banner = server.stderr.read_text()
+    request = banner.partition("Try:")[2].strip()
+    assert request == block("sh", "curl").replace("http://127.0.0.1:8000", server.url).strip()
+    assert re.search(r"minilm .* 1 .* CPUExecutionProvider .* READY", banner)
+
+
+def test_the_python_example_gives_the_shapes_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    names: dict[str, dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]] = {}
+    exec(block("python", "run_with_cache").replace("http://127.0.0.1:8000", server.url), names)  # noqa: S102
+    assert names["cache"]["layers.5.attention_weights"][1].shape == (12, 5, 5)
+    assert names["cache"]["layers.0.query"][0].shape == (6, 12, 32)
+
+
+def test_the_error_shown_is_the_servers(server: Server) -> None:
+    with server.client() as client:
+        answer = client.post("/v1/models/minilm/forward", json={"hidden_states": [[[1, 2]]]}).json()
+    assert f'"error": "{answer["error"]}", "code": "{answer["code"]}"' in README
+
+
+def test_your_own_block_goes_from_python_to_a_model(tmp_path: Path) -> None:
+    script = block("sh", "my_block:MyBlock").replace("../../models", str(tmp_path))
+    script = script.replace("cd examples/my_block", f"cp -r examples/my_block {tmp_path}/code && cd {tmp_path}/code")
+    run(script)
+    assert (tmp_path / "my-block/1/manifest.json").exists()
+
+
+@pytest.fixture
+def make_serve(tmp_path: Path) -> Iterator[str]:
+    """`make serve` in this checkout, with the interpreter that runs the tests, on a free port."""
+    with (tmp_path / "stderr").open("wb") as err:
+        process = subprocess.Popen(
+            ["make", "serve"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True,
+            env={**ENVIRONMENT, "GLASSBLOCK_HTTP_PORT": "0"},
+        )  # fmt: skip
+    try:
+        for _ in range(900):
+            if found := re.search(r"ready +(http://\S+)/readyz", (tmp_path / "stderr").read_text()):
+                yield found[1]
+                break
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_make_serve_answers_the_readmes_request(make_serve: str) -> None:
+    assert run(block("sh", "curl").replace("http://127.0.0.1:8000", make_serve)) == block("text", "cat")

@@ -1,0 +1,75 @@
+"""Served blocks against the PyTorch modules they came from, by the rule of docs/decisions/0003."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from examples.client import Client
+from tests.artifacts import make_encoder, make_my_block
+from tests.server import Server
+
+LENGTHS = (1, 2, 7, 33, 64, 65)
+
+
+def assert_equal_by_the_rule(got: Any, eager32: torch.Tensor, eager64: torch.Tensor, mask: NDArray[np.bool_]) -> None:
+    """|ours − f64| ≤ 2·max|f32 − f64| + 1e-5·max(1, |f64|) where the mask is True."""
+    want = eager64.numpy()[mask]
+    own_error = np.abs(eager32.numpy().astype(np.float64)[mask] - want).max(initial=0.0)
+    bound = 2 * own_error + 1e-5 * np.maximum(1.0, np.abs(want))
+    assert (np.abs(np.asarray(got, np.float64)[mask] - want) <= bound).all()
+
+
+def sequences(hidden_size: int) -> list[NDArray[np.float32]]:
+    generator = np.random.default_rng(3)
+    return [generator.standard_normal((length, hidden_size)).astype(np.float32) for length in LENGTHS]
+
+
+def masks(*, padded: bool) -> list[NDArray[np.bool_]]:
+    """All ones, or a third of the positions hidden: at the end, at the beginning, in the middle, in turn."""
+    made = []
+    for index, length in enumerate(LENGTHS):
+        mask = np.ones(length, np.bool_)
+        if padded and length > 2:
+            third = length // 3
+            start = (length - third, 0, third)[index % 3]
+            mask[start : start + third] = False
+        made.append(mask)
+    return made
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["encoder-pre-gelu", "encoder-post-relu"])
+def test_an_encoder_layer_answers_as_pytorch_does(server: Server, name: str, padded: bool) -> None:  # noqa: FBT001
+    layer = make_encoder(name)
+    hidden, mask = sequences(32), masks(padded=padded)
+    with Client(server.url, name) as client:
+        found = client.run(hidden, attention_mask=[row.astype(int).tolist() for row in mask])["block_output"]
+    torch.backends.mha.set_fastpath_enabled(False)
+    for rows, keep, got in zip(hidden, mask, found, strict=True):
+        clean = torch.from_numpy(rows * keep[:, None])[None]
+        ignore = torch.from_numpy(~keep)[None]
+        with torch.no_grad():
+            eager32 = layer.float()(clean, src_key_padding_mask=ignore)[0]
+            eager64 = layer.double()(clean.double(), src_key_padding_mask=ignore)[0]
+        assert_equal_by_the_rule(got, eager32, eager64, keep)
+
+
+def test_a_hand_written_module_answers_as_it_does_in_pytorch(server: Server) -> None:
+    module = make_my_block()
+    hidden = sequences(int(module.hidden_size))
+    with Client(server.url, "my-block") as client:
+        found, cache = client.run_with_cache(hidden, ["attention_weights", "gate"])
+    for row, rows in enumerate(hidden):
+        inputs, mask = torch.from_numpy(rows)[None], torch.ones(1, len(rows), dtype=torch.int64)
+        with torch.no_grad():
+            eager32, eager64 = module.float()(inputs, mask), module.double()(inputs.double(), mask)
+        for name, got in (
+            ("block_output", found),
+            ("attention_weights", cache["attention_weights"]),
+            ("gate", cache["gate"]),
+        ):
+            everywhere = np.ones(got[row].shape, np.bool_)
+            assert_equal_by_the_rule(got[row], eager32[name][0], eager64[name][0], everywhere)
