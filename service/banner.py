@@ -53,6 +53,6 @@ def _cost(spec: ModelSpec, settings: Settings) -> str:
     mebibytes = spec.files[WEIGHTS_FILE].bytes / 2**20
     return {
         "off": "off",
-        "lazy": f"on first use (up to {mebibytes:.0f} MiB more)",
-        "eager": f"loaded (up to {mebibytes:.0f} MiB more)",
+        "lazy": f"on first use, +{mebibytes:.0f} MiB",
+        "eager": f"loaded, +{mebibytes:.0f} MiB",
     }[settings.layer_graphs]

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.v1_schema import FORWARD
+from service.api.v1_schema import ERRORS, FORWARD
 from service.codec import nested_json
 from service.errors import NotAcceptableError, UnsupportedMediaTypeError
 from service.pipeline import Timings, answer
@@ -13,15 +13,25 @@ from service.repository import Model, Repository
 router = APIRouter(prefix="/v1", tags=["v1"])
 
 
-@router.get("/models", summary="The models served here")
+@router.get("/models", operation_id="list_models", summary="The models served here")
 async def list_models(request: Request) -> dict[str, Any]:
     """Name, version, provider and hash of each model."""
     repository: Repository = request.app.state.repository
     return {"models": [_summary(model) for model in repository.all()]}
 
 
-@router.get("/models/{model}", summary="One model: its tensors, config, proof and hashes")
-@router.get("/models/{model}/versions/{version}", summary="One version of a model")
+@router.get(
+    "/models/{model}/versions/{version}",
+    operation_id="describe_version",
+    summary="One version of a model",
+    responses=ERRORS,
+)
+@router.get(
+    "/models/{model}",
+    operation_id="describe_model",
+    summary="One model: its tensors, config, proof and hashes",
+    responses=ERRORS,
+)
 async def describe_model(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
     """What the manifest says, and every address with its axes."""
     repository: Repository = request.app.state.repository
@@ -39,8 +49,20 @@ async def describe_model(request: Request, model: str, version: str | None = Non
     }
 
 
-@router.post("/models/{model}/forward", summary="Run the block", openapi_extra=FORWARD)
-@router.post("/models/{model}/versions/{version}/forward", summary="Run a version of the block", openapi_extra=FORWARD)
+@router.post(
+    "/models/{model}/versions/{version}/forward",
+    operation_id="forward_version",
+    summary="Run a version of the block",
+    responses=ERRORS,
+    openapi_extra=FORWARD,
+)
+@router.post(
+    "/models/{model}/forward",
+    operation_id="forward",
+    summary="Run the block",
+    responses=ERRORS,
+    openapi_extra=FORWARD,
+)
 async def forward(request: Request, model: str, version: str | None = None) -> Response:
     """The block's output and any tensor inside, by address; see the request's schema."""
     repository: Repository = request.app.state.repository

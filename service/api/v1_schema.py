@@ -16,6 +16,7 @@ _ERROR = {
         }
     },
 }
+ERRORS: dict[int | str, dict[str, Any]] = {"default": _ERROR}
 _REQUEST: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -90,6 +91,5 @@ FORWARD: dict[str, Any] = {
             },
             "content": {"application/json": {"schema": _ANSWER}},
         },
-        **dict.fromkeys(("400", "404", "406", "413", "415", "422", "429", "503"), _ERROR),
     },
 }
