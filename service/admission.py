@@ -151,10 +151,15 @@ class _Replay:
 
 async def refuse(scope: MutableMapping[str, Any], send: Send, error: GlassblockError) -> None:
     """Sends an error without the application; the connection closes, since its body may still be on the way."""
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    body = error.body(scope["request_id"])
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": error.body(scope["request_id"])})
+    await send({"type": "http.response.body", "body": body})
 
 
 def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings) -> None:

@@ -115,6 +115,6 @@ def _expected(name: str) -> str:
 def _wrong_type(expected: str, value: Any, place: str) -> IllegalRequestError:
     kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
     came = kinds.get(type(value), "null")
-    if came == "a number" and "list" not in expected:
+    if came == "a number" and expected in _ELEMENTS.values():
         came = "another number"
     return IllegalRequestError(f"expected {expected}, got {came}", code="wrong_type", at=place)
