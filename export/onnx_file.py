@@ -9,8 +9,9 @@ import onnx
 import onnx_ir as ir
 
 from export import ExportError
+from export.chain import is_weight
 from export.sources import Source
-from export.trace import Step, is_weight, trace_graphs
+from export.trace import Step, trace_graphs
 
 WEIGHTS = "weights.data"
 ALIGNMENT = 64  # a cache line, and what vector loads want

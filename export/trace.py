@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeGuard
 
 import onnx_ir as ir
 import torch
@@ -14,6 +13,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from export import ExportError
+from export.chain import chain_layers, is_weight
 from export.config import BlockConfig
 from export.probes import DYNAMIC_AXES, TensorSpec, inputs, stream
 from export.sources import Source
@@ -44,13 +44,14 @@ def trace_graphs(source: Source, step: Step) -> dict[str, ir.Model]:
     """
     takes = inputs(source.hidden_size)
     tracer = _Tracer(source)
-    step("trace model.onnx")
-    gives = (stream("block_output", source.hidden_size),)
-    graphs = {"model.onnx": tracer(source.model, takes, gives)}
+    graphs: dict[str, ir.Model] = {}
     for index, layer in enumerate(source.layers):
         step(f"trace layer {index + 1}/{len(source.layers)}")
         config = source.config.layers[index] if source.config else None
         graphs[f"layers/{index}.onnx"] = tracer(layer.module, takes, layer.outputs, layer.prefix, config)
+    step("chain the layers")
+    graphs["model.onnx"] = chain_layers(list(graphs.values()))
+    _hold_to_contract(graphs["model.onnx"], takes, (stream("block_output", source.hidden_size),))
     if source.text:
         step("trace text front")
         ids = TensorSpec("input_ids", "int64", ("batch", "sequence"), (-1, -1))
@@ -77,8 +78,8 @@ class _Tracer:
         module: nn.Module,
         takes: Sequence[TensorSpec],
         gives: tuple[TensorSpec, ...],
-        prefix: str = "",
-        config: BlockConfig | None = None,
+        prefix: str,
+        config: BlockConfig | None,
     ) -> ir.Model:
         if not self._own:
             return _trace(module, takes, gives, prefix, self._longest)
@@ -192,11 +193,6 @@ def _rename_weights(graph: ir.Model, prefix: str) -> None:
             value.name = _full(_short(name), prefix)
         elif is_weight(value.const_value):
             value.name = f"constant_{hashlib.sha256(value.const_value.tobytes()).hexdigest()[:16]}"
-
-
-def is_weight(tensor: ir.TensorProtocol | None) -> TypeGuard[ir.TensorProtocol]:
-    """Whether a tensor belongs into weights.data: float, of rank 1 or more."""
-    return tensor is not None and tensor.dtype.is_floating_point() and tensor.shape.rank() > 0
 
 
 def _hold_to_contract(graph: ir.Model, takes: Sequence[TensorSpec], gives: Sequence[TensorSpec]) -> None:

@@ -1,0 +1,72 @@
+"""model.onnx out of the layers' graphs: the same nodes one after another, without the tensors nobody asks for."""
+
+from collections.abc import Sequence
+from typing import TypeGuard
+
+import onnx_ir as ir
+from onnx_ir.convenience import replace_all_uses_with
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+LAYER_OUTPUT = "layer_output"
+FINAL_OUTPUT = "block_output"
+
+
+def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
+    """The whole stack as one graph: hidden_states, attention_mask → block_output.
+
+    Each layer's layer_output is the next one's hidden_states; the last one's block_output, or its layer_output where no
+    final norm makes one, is the answer. Composing, instead of tracing the stack again, is faster, and lean and layers
+    cannot differ.
+
+    Args:
+        layers: The layers' graphs in order; they stay as they are.
+    """
+    whole = layers[0].clone()
+    stream = _take_output(whole.graph, final=len(layers) == 1)
+    _number(whole.graph, 0)
+    attention_mask = whole.graph.inputs[1]
+    for index, layer in enumerate(layers[1:], start=1):
+        graph = layer.clone().graph
+        replace_all_uses_with(tuple(graph.inputs), (stream, attention_mask))
+        stream = _take_output(graph, final=index == len(layers) - 1)
+        _number(graph, index)
+        _move(graph, whole.graph)
+    stream.name = FINAL_OUTPUT
+    whole.graph.outputs.append(stream)
+    RemoveUnusedNodesPass()(whole)
+    return whole
+
+
+def is_weight(tensor: ir.TensorProtocol | None) -> TypeGuard[ir.TensorProtocol]:
+    """Whether a tensor belongs into weights.data: float, of rank 1 or more."""
+    return tensor is not None and tensor.dtype.is_floating_point() and tensor.shape.rank() > 0
+
+
+def _take_output(graph: ir.Graph, *, final: bool) -> ir.Value:
+    """The tensor that goes on from here; the graph gives nothing else any more."""
+    outputs = {str(value.name): value for value in graph.outputs}
+    graph.outputs.clear()
+    return outputs[FINAL_OUTPUT] if final and FINAL_OUTPUT in outputs else outputs[LAYER_OUTPUT]
+
+
+def _number(graph: ir.Graph, index: int) -> None:
+    """Tells this layer's nodes and tensors from the other layers'; weights have names of the whole model already."""
+    for value in list(graph.initializers.values()):
+        if not is_weight(value.const_value):
+            value.name = f"{index}/{value.name}"
+    for node in graph:
+        node.name = f"{index}/{node.name}"
+        for output in node.outputs:
+            output.name = f"{index}/{output.name}"
+
+
+def _move(graph: ir.Graph, whole: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        del graph.initializers[name]
+        if name in whole.initializers:
+            replace_all_uses_with(value, whole.initializers[name])
+        else:
+            whole.initializers[name] = value
+    nodes = list(graph)
+    graph.remove(nodes)
+    whole.extend(nodes)
