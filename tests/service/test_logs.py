@@ -1,0 +1,96 @@
+"""One JSON line a request, and never what a client sent."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import Server
+
+CANARY_NUMBER, CANARY_TEXT = 0.7231946, "xylophonist"
+
+
+def lines_of(server: Server, request_id: str) -> list[dict[str, Any]]:
+    """The log's lines on one request; the log is written by a thread of its own, a moment later."""
+    deadline_s = time.monotonic() + 2
+    while time.monotonic() < deadline_s:
+        lines = [json.loads(line) for line in server.stdout.read_text().splitlines()]
+        if found := [line for line in lines if line.get("request_id") == request_id]:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"no line for {request_id}")
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "content", "route", "status"),
+    [
+        ("GET", "/v1/models", b"", "/v1/models", 200),
+        (
+            "POST",
+            "/v1/models/tiny/forward",
+            b'{"hidden_states": [[[1,0,0,0,0,0,0,1]]]}',
+            "/v1/models/{model}/forward",
+            200,
+        ),
+        ("POST", "/v1/models/tiny/forward", b"{", "/v1/models/{model}/forward", 400),
+        ("GET", "/nowhere?secret=1", b"", "none", 404),
+    ],
+)
+def test_a_request_leaves_one_line_with_its_id_route_status_and_size(
+    server: Server, client: httpx.Client, method: str, url: str, content: bytes, route: str, status: int
+) -> None:
+    answer = client.request(method, url, content=content)
+    (line,) = lines_of(server, answer.headers["x-request-id"])
+    assert line.pop("duration_ms") > 0
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "event": "request",
+        "level": "info",
+        "request_id": answer.headers["x-request-id"],
+        "method": method,
+        "route": route,
+        "status": status,
+        "answer_bytes": len(answer.content),
+    }
+
+
+def test_probes_leave_no_line(server: Server, client: httpx.Client) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        client.get(path, headers={"X-Request-ID": "a-probe"})
+    client.get("/v1/models", headers={"X-Request-ID": "after-the-probes"})
+    lines_of(server, "after-the-probes")
+    assert "a-probe" not in server.stdout.read_text()
+
+
+def test_no_value_text_header_or_query_of_a_client_is_logged(server: Server, client: httpx.Client) -> None:
+    row = [CANARY_NUMBER] * 8
+    forward = f"/v1/models/tiny/forward?{CANARY_TEXT}={CANARY_TEXT}"
+    bodies: list[Any] = [
+        {"hidden_states": [[row]]},
+        {"hidden_states": [[row[:3]]]},
+        {"hidden_states": [[[CANARY_TEXT]]]},
+        {"hidden_states": [[row]], CANARY_TEXT: 1},
+        {"hidden_states": [[row]], "outputs": [CANARY_TEXT]},
+        [CANARY_TEXT],
+    ]
+    headers = {"Authorization": f"Bearer {CANARY_TEXT}", "User-Agent": CANARY_TEXT}
+    for body in bodies:
+        client.post(forward, json=body, headers=headers)
+    client.post(forward, content=f'{{"{CANARY_TEXT}": '.encode(), headers=headers)
+    client.post("/v1/models/minilm/forward", json={"text": CANARY_TEXT}, headers=headers)
+    client.post("/v1/models/minilm/forward", json={"text": CANARY_TEXT * 1000}, headers=headers)
+    client.get(f"/v1/models/{CANARY_TEXT}", headers={**headers, "X-Request-ID": "last-of-canaries"})
+    lines_of(server, "last-of-canaries")
+    written = server.stdout.read_text() + server.stderr.read_text()
+    assert str(CANARY_NUMBER) not in written
+    assert CANARY_TEXT not in written
+
+
+def test_every_line_is_json_of_at_most_4_kb(server: Server, client: httpx.Client) -> None:
+    client.get("/v1/models", headers={"X-Request-ID": "x" * 128})
+    lines_of(server, "x" * 128)
+    lines = server.stdout.read_bytes().splitlines()
+    assert max(map(len, lines)) <= 4096
+    assert all(isinstance(json.loads(line), dict) for line in lines)
