@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import Tensors
 
+# Each becomes a Python object before its length can be known: a 16 MiB body of `[],[],…` would be gigabytes of them.
+MAX_LISTS = 2**18
 TENSOR_RANK = {"hidden_states": 3, "input_ids": 2, "attention_mask": 2}
 _ELEMENTS = {
     "hidden_states": "a number",
@@ -34,6 +36,8 @@ def explain(body: bytes) -> Tensors:
         UnreadableError: not JSON.
         IllegalRequestError: names the first place that is wrong.
     """
+    if body.count(b"{") > MAX_LISTS:
+        raise too_many_lists()
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -46,6 +50,12 @@ def explain(body: bytes) -> Tensors:
         else:
             _explain_strings(name, value)
     return _from_objects(fields)
+
+
+def too_many_lists() -> IllegalRequestError:
+    """More lists, or objects in their place, than any request has."""
+    message = f"expected at most {MAX_LISTS:,} lists in all, got more"
+    return IllegalRequestError(message, code="too_many_lists", at="body")
 
 
 def _from_objects(fields: dict[str, Any]) -> Tensors:

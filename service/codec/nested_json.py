@@ -15,13 +15,11 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from service.codec.explain import TENSOR_RANK, explain
+from service.codec.explain import MAX_LISTS, TENSOR_RANK, explain, too_many_lists
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
 
 MEDIA_TYPE = "application/json"
-# Each becomes a Python object before its length can be known: a 16 MiB body of `[],[],…` would be gigabytes of them.
-MAX_LISTS = 2**18
 FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs")
 
 
@@ -72,9 +70,8 @@ def _decode_fast(body: bytes) -> Tensors:
         raise UnreadableError(_syntax_sentence(error), code="invalid_json") from None
     if not isinstance(document, simdjson.Object):
         raise IllegalRequestError("expected a JSON object", code="wrong_type", at="body")
-    if (found := _count_brackets(body)) + body.count(b"{") > MAX_LISTS:
-        message = f"expected at most {MAX_LISTS:,} lists in all, got more"
-        raise IllegalRequestError(message, code="too_many_lists", at="body")
+    if (found := _count_brackets(body)) > MAX_LISTS:
+        raise too_many_lists()
     _check_fields(list(islice(document.keys(), len(FIELDS) + 1)))
     fields = {name: document[name] for name in document.keys()}  # noqa: SIM118 - an Object does not iterate
     if None in fields.values():
@@ -133,11 +130,18 @@ def _read_tensor(name: str, value: Any) -> tuple[tuple[NDArray[Any], ...], int]:
     """One array a sequence, and the opening brackets that these lists have."""
     if not isinstance(value, simdjson.Array):
         raise _NotPlainError
-    sequences = list(value)
-    if not all(isinstance(sequence, simdjson.Array) for sequence in sequences):
-        raise _NotPlainError
+    sequences = _lists(value)
     pairs = [_READERS[name](sequence) for sequence in sequences]
     return tuple(array for array, _ in pairs), 1 + sum(count for _, count in pairs)
+
+
+def _lists(array: Any) -> list[Any]:
+    if len(array) > MAX_LISTS:
+        raise too_many_lists()
+    items = list(array)
+    if not all(isinstance(item, simdjson.Array) for item in items):
+        raise _NotPlainError
+    return items
 
 
 def _buffer(array: Any, kind: str) -> Any:
@@ -148,8 +152,8 @@ def _buffer(array: Any, kind: str) -> Any:
 
 
 def _read_rows(sequence: Any) -> tuple[Float32Array, int]:
-    rows = list(sequence)
-    if not rows or not all(isinstance(row, simdjson.Array) for row in rows):
+    rows = _lists(sequence)
+    if not rows:
         raise _NotPlainError
     width = len(rows[0])
     numbers = np.frombuffer(_buffer(sequence, "d"), np.float64)

@@ -124,6 +124,8 @@ HEAVY = {
     "nested empty lists": b"[" + b"[[]]," * 3_000_000 + b"[[]]]",
     "positions of one number": b"[[" + b"[1]," * 3_000_000 + b"[1]]]",
     "objects": b"[" + b"{}," * 5_000_000 + b"{}]",
+    "objects in a position": b"[[[" + b"{}," * 5_000_000 + b"{}]]]",
+    "numbers for sequences": b"[" + b"0," * 5_000_000 + b"0]",
 }
 
 
