@@ -127,7 +127,6 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     "encoder-pre-gelu": _encoder,
     "encoder-post-relu": _encoder,
     "my-block": _my_block,
-    "block-768": _random(hidden_size=768, num_attention_heads=12, intermediate_size=3072),
     "tiny": _random(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_layers=2),
     "head-256": _random(hidden_size=512, num_attention_heads=2, intermediate_size=64),
     "causal-final-norm": _random(
