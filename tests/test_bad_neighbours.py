@@ -91,7 +91,7 @@ def test_good_answers_stay_while_neighbours_are_malformed(neighbours: Server, go
         assert (found, json.loads(answer)["code"]) == (status, code)
 
     with meanwhile(send_poison):
-        assert_equal_alone_and_together(neighbours, good, rounds=4)
+        assert_equal_alone_and_together(neighbours, good, rounds=3)
 
 
 def test_good_answers_stay_while_neighbours_are_all_masked(neighbours: Server, good: list[Case]) -> None:
@@ -120,7 +120,7 @@ def test_good_answers_stay_while_neighbours_are_full_of_3e38(neighbours: Server,
         assert status == 422 or answer == alone[index][1]
 
     with meanwhile(send_huge, count=4):
-        assert_equal_alone_and_together(neighbours, good, rounds=4)
+        assert_equal_alone_and_together(neighbours, good, rounds=3)
 
 
 def test_content_under_a_mask_of_0_changes_no_answer(neighbours: Server) -> None:

