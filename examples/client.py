@@ -1,13 +1,12 @@
 """Ask a Glassblock server for a block's output and any tensor inside, as numpy arrays. Needs httpx and numpy.
 
-    >>> with Client("http://127.0.0.1:8000", "minilm") as model:
-    ...     output, cache = model.run_with_cache("The cat sat.", ["layers.5.attention_weights", "resid_mid"])
-    >>> cache["layers.5.attention_weights"][0].shape  # head, query, key of the first sequence
-    (12, 6, 6)
+with Client("http://127.0.0.1:8000", "minilm") as model:
+    output, cache = model.run_with_cache("The cat sat.", ["layers.5.attention_weights", "resid_mid"])
+cache["layers.5.attention_weights"][0]  # the first sequence's, [head, query, key]
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -29,7 +28,7 @@ class Client:
         self._model = model
         self.tokens: list[list[str]] = []
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

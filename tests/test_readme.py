@@ -21,7 +21,7 @@ ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ
 
 
 def block(language: str, containing: str) -> str:
-    return next(text for kind, text in BLOCKS if kind == language and containing in text)
+    return str(next(text for kind, text in BLOCKS if kind == language and containing in text))
 
 
 def run(script: str, cwd: Path = ROOT, timeout_s: float = 100) -> str:

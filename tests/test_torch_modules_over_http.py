@@ -59,7 +59,7 @@ def test_an_encoder_layer_answers_as_pytorch_does(server: Server, name: str, pad
 
 def test_a_hand_written_module_answers_as_it_does_in_pytorch(server: Server) -> None:
     module = make_my_block()
-    hidden = sequences(int(module.hidden_size))
+    hidden = sequences(module.get_parameter("norm.weight").numel())
     with Client(server.url, "my-block") as client:
         found, cache = client.run_with_cache(hidden, ["attention_weights", "gate"])
     for row, rows in enumerate(hidden):
