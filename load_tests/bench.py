@@ -24,18 +24,13 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import onnxruntime
+import orjson
 from rich.console import Console
 from rich.table import Table
 
 MODEL = "block-768"
 HIDDEN_SIZE = 768
-SHAPE = {
-    "hidden-size": HIDDEN_SIZE,
-    "num-attention-heads": 12,
-    "intermediate-size": 3072,
-    "norm": "layer",
-    "placement": "pre",
-}
+SHAPE = {"hidden-size": HIDDEN_SIZE, "num-attention-heads": 12, "intermediate-size": 3072}
 LENGTH = 128
 ROUNDS = 15
 REQUESTS_A_ROUND = 20
@@ -78,13 +73,9 @@ class Connection:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        head = (
-            f"POST {path} HTTP/1.1",
-            f"Host: {address}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-        )
-        self._request = "\r\n".join((*head, "", "")).encode() + body
+        head = [f"POST {path} HTTP/1.1", f"Host: {address}", "Content-Type: application/json"]
+        head.append(f"Content-Length: {len(body)}")
+        self._request = "\r\n".join([*head, "", ""]).encode() + body
         self._buffer = bytearray(4 * 2**20)
 
     def ask(self) -> bytes:
@@ -163,7 +154,7 @@ def main() -> None:
         temporary = Path(name)
         version_folder = export_model(temporary / "models")
         numbers = np.random.default_rng(0).standard_normal((1, LENGTH, HIDDEN_SIZE)).astype(np.float32)
-        body = json.dumps({"hidden_states": numbers.tolist()}).encode()
+        body = orjson.dumps({"hidden_states": numbers}, option=orjson.OPT_SERIALIZE_NUMPY)
         run = raw_runner(version_folder, numbers)
         with running_server(temporary / "models", temporary) as address:
             connection = Connection(address, f"/v1/models/{MODEL}/forward", body)
