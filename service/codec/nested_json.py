@@ -58,6 +58,26 @@ class _NotPlainError(Exception):
 
 
 def _decode_fast(body: bytes) -> Tensors:
+    document = _parse(body)
+    if (found := _count_brackets(body)) > MAX_LISTS:
+        raise too_many_lists()
+    _check_fields(list(islice(document.keys(), len(FIELDS) + 1)))
+    fields = {name: document[name] for name in document.keys()}  # noqa: SIM118 - an Object does not iterate
+    if None in fields.values():
+        raise _NotPlainError
+    tensors = {name: _read_tensor(name, fields[name]) for name in TENSOR_RANK.keys() & fields.keys()}
+    text, in_text = _read_strings(fields.get("text"))
+    outputs, in_outputs = _read_strings(fields.get("outputs"), bare=False)
+    brackets = sum(count for _, count in tensors.values()) + in_text + in_outputs
+    # A backslash may hide a bracket from the count, or bring one in.
+    if b"\\" in body or found != brackets:
+        raise _NotPlainError
+    arrays: dict[str, Any] = {name: array for name, (array, _) in tensors.items()}
+    return Tensors(text=text, outputs=outputs, **arrays)
+
+
+def _parse(body: bytes) -> Any:
+    """The body as a simdjson Object."""
     if body.startswith(b"\xef\xbb\xbf"):
         raise UnreadableError("expected JSON without a byte order mark", code="invalid_json")
     if b"\0" in body[:4]:  # UTF-16 or UTF-32
@@ -70,29 +90,7 @@ def _decode_fast(body: bytes) -> Tensors:
         raise UnreadableError(_syntax_sentence(error), code="invalid_json") from None
     if not isinstance(document, simdjson.Object):
         raise IllegalRequestError("expected a JSON object", code="wrong_type", at="body")
-    if (found := _count_brackets(body)) > MAX_LISTS:
-        raise too_many_lists()
-    _check_fields(list(islice(document.keys(), len(FIELDS) + 1)))
-    fields = {name: document[name] for name in document.keys()}  # noqa: SIM118 - an Object does not iterate
-    if None in fields.values():
-        raise _NotPlainError
-    brackets = 0
-    arrays: dict[str, tuple[NDArray[Any], ...]] = {}
-    for name in TENSOR_RANK.keys() & fields.keys():
-        arrays[name], count = _read_tensor(name, fields[name])
-        brackets += count
-    text, count = _read_strings(fields.get("text"))
-    outputs, more = _read_strings(fields.get("outputs"), bare=False)
-    # A backslash may hide a bracket from the count, or bring one in.
-    if b"\\" in body or found != brackets + count + more:
-        raise _NotPlainError
-    return Tensors(
-        hidden_states=arrays.get("hidden_states"),
-        input_ids=arrays.get("input_ids"),
-        text=text,
-        attention_mask=arrays.get("attention_mask"),
-        outputs=outputs,
-    )
+    return document
 
 
 def _check_fields(names: list[str]) -> None:
