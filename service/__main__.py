@@ -134,7 +134,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.http_host, settings.http_port), family=family, backlog=2048)
     except OSError as error:
-        reason = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else error.strerror
+        reason = str(error.strerror).partition(" (while")[0]  # Python adds the address, which we say ourselves
         message = f"cannot listen on {settings.http_host} port {settings.http_port}: {reason}"
         raise StartError(f"{message}; set --http-host or --http-port") from None
 

@@ -22,8 +22,8 @@ _LARGE_HIDDEN_SIZE = 16
 def print_banner(repository: Repository, settings: Settings, port: int) -> None:
     """Prints the table of models, URLs, and a curl that works as it stands."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.http_host, settings.http_host)  # noqa: S104
-    url = f"http://{host}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http_host, settings.http_host)  # noqa: S104
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     table = Table("model", "version", "provider", "layer graphs", "")
     for model in repository.all():
         table.add_row(model.spec.name, model.spec.version, model.provider, _cost(model.spec, settings), "READY")
