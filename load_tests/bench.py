@@ -5,7 +5,6 @@ body is prepared and the answer is not parsed, so the client costs next to nothi
 model.onnx on the same input is timed in this process, in turn with the server, since the machine's speed drifts.
 """
 
-import json
 import os
 import re
 import socket
@@ -78,8 +77,8 @@ class Connection:
         self._request = "\r\n".join([*head, "", ""]).encode() + body
         self._buffer = bytearray(4 * 2**20)
 
-    def ask(self) -> bytes:
-        """Sends the request; returns the answer's body once all of it has come."""
+    def ask(self) -> memoryview:
+        """Sends the request; returns the answer's body once all of it has come, valid until the next call."""
         self._socket.sendall(self._request)
         view, filled, total, start = memoryview(self._buffer), 0, sys.maxsize, 0
         while filled < total:
@@ -92,7 +91,7 @@ class Connection:
                 total = start + int(re.search(rb"content-length: (\d+)", self._buffer[:end].lower())[1])  # type: ignore[index]
         if not self._buffer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"not 200: {bytes(self._buffer[:400])!r}")
-        return bytes(view[start:total])
+        return view[start:total]
 
     def close(self) -> None:
         """Closes the connection."""
@@ -103,7 +102,7 @@ def raw_runner(folder: Path, hidden_states: Any) -> Callable[[], Any]:
     """The ceiling: `session.run` of model.onnx with as many threads as the server takes, and no HTTP."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # else it would slow the server's turns
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # else it would slow the server's turns
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     feeds = {"hidden_states": hidden_states, "attention_mask": np.ones(hidden_states.shape[:2], np.int64)}
     return lambda: session.run(["block_output"], feeds)[0]
@@ -158,7 +157,7 @@ def main() -> None:
         run = raw_runner(version_folder, numbers)
         with running_server(temporary / "models", temporary) as address:
             connection = Connection(address, f"/v1/models/{MODEL}/forward", body)
-            answer = np.asarray(json.loads(connection.ask())["outputs"]["block_output"], np.float32)
+            answer = np.asarray(orjson.loads(connection.ask())["outputs"]["block_output"], np.float32)
             if not np.allclose(answer, run(), rtol=0, atol=1e-5):
                 sys.exit("the server's answer is not session.run's")
             figures = measure_s1(run, connection.ask)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -141,8 +140,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _end(code: int) -> NoReturn:
     """Ends the process now: the interpreter's own end waits for a run and aborts in a thread that loads a model."""
-    for handler in logging.getLogger().handlers:
-        handler.flush()
+    logs.flush()
     os._exit(code)
 
 

@@ -15,7 +15,6 @@ from service.admission import Door, Lifecycle
 from service.api import operations, v1
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.repository import Model, Repository, find_versions, load_model
-from service.session import available_threads, set_threads
 from service.settings import Settings
 
 _log = logs.get("app")
@@ -62,6 +61,7 @@ class Application:
         )
         api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
         api.include_router(v1.router)
+        api.include_router(v1.forward_router)
         api.include_router(operations.router)
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
@@ -108,7 +108,6 @@ def load_models(settings: Settings, on_death: Callable[[], None]) -> list[Model]
     Raises:
         StartError: one of them cannot be served; none is, then.
     """
-    set_threads(settings.threads or available_threads())
     return [load_model(folder, settings, on_death) for folder in find_versions(settings.models)]
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import orjson
 import structlog
 
 from service import metrics
@@ -24,45 +25,39 @@ _MAX_WAITING_LINES = 10_000
 _STDOUT = 1
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-_PROCESSORS: list[Any] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.ExtraAdder(),
-    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-]
 
 
 def configure(level: str) -> None:
-    """Sends structlog's and the standard library's records, uvicorn's among them, through one JSON writer."""
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_PROCESSORS,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-    )
-    handler = _LineWriter(_STDOUT)
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    """Sends structlog's events and the standard library's records, uvicorn's among them, to the one JSON writer."""
+    writer = _LineWriter(_STDOUT)
+    number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
-            structlog.stdlib.filter_by_level,
-            *_PROCESSORS,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
+    root = logging.getLogger()
+    root.handlers[:] = [_Forward()]
+    root.setLevel(number)
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(max(logging.WARNING, number))
 
 
-class _LineWriter(logging.Handler):
+def flush() -> None:
+    """Waits until all is written, a second at most."""
+    writer = structlog.get_config()["logger_factory"]()
+    if isinstance(writer, _LineWriter):
+        writer.flush()
+
+
+class _LineWriter:
     """Writes lines from a thread of its own, so that a full pipe blocks no request; what finds no room is counted.
 
     Args:
@@ -70,20 +65,20 @@ class _LineWriter(logging.Handler):
     """
 
     def __init__(self, descriptor: int) -> None:
-        super().__init__()
         self._descriptor = descriptor
         self._lines: queue.Queue[bytes] = queue.Queue(_MAX_WAITING_LINES)
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Formats a record here and leaves the writing to the thread."""
+    def put(self, line: bytes) -> None:
+        """Takes a line without its end."""
         try:
-            self._lines.put_nowait(f"{self.format(record)}\n".encode(errors="replace"))
+            self._lines.put_nowait(line + b"\n")
         except queue.Full:
             metrics.LOST_LOG_LINES.inc()
 
+    debug = info = warning = error = critical = put  # what structlog calls by level
+
     def flush(self) -> None:
-        """Waits until all is written, a second at most; logging's own exit calls it."""
         deadline_s = time.monotonic() + 1
         while self._lines.unfinished_tasks and time.monotonic() < deadline_s:
             time.sleep(0.002)
@@ -97,6 +92,13 @@ class _LineWriter(logging.Handler):
             except OSError:  # nobody reads any more
                 metrics.LOST_LOG_LINES.inc()
             self._lines.task_done()
+
+
+class _Forward(logging.Handler):
+    """The standard library's records as events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        get(record.name).log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
 def get(name: str) -> Any:
@@ -154,7 +156,6 @@ class RequestLog:
             status=seen["status"],
             duration_ms=round(duration_s * 1e3, 3),
             answer_bytes=seen["bytes"],
-            **scope.get("log_fields", {}),
         )
 
 

@@ -112,7 +112,7 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     weights = files[WEIGHTS_FILE]
 
     def load_graph(name: str, data: bytes, weights: bytes) -> Session:
-        return Session(data, weights, settings.provider, f"{folder}/{name}")
+        return Session(data, weights, settings.provider, settings.threads, f"{folder}/{name}")
 
     def load_layers(layers: Iterable[int]) -> dict[int, Session]:
         again, sessions = read_verified(folder, WEIGHTS_FILE, spec), {}

@@ -55,19 +55,6 @@ def available_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, min(affinity, int(quota) // int(period)))
 
 
-def set_threads(threads: int) -> None:
-    """Sets the one pool that all sessions share; call once, before the first session.
-
-    Sessions with pools of their own spin against each other and halve each other's speed (docs/decisions/0004).
-    """
-    onnxruntime.set_global_thread_pool_sizes(threads, 1)
-
-
-def runtime_version() -> str:
-    """The version of onnxruntime in use."""
-    return str(onnxruntime.__version__)
-
-
 class Session:
     """One loaded graph.
 
@@ -75,20 +62,23 @@ class Session:
         graph: bytes of the .onnx file, verified by the caller.
         weights: bytes of weights.data, verified by the caller; not needed after the call.
         provider: `cpu` or `cuda`.
+        threads: of one run; 0 takes what `available_threads` finds.
         place: file of the graph, for messages.
 
     Raises:
         StartError: onnxruntime refuses the graph, or the provider is not to be had.
     """
 
-    def __init__(self, graph: bytes, weights: bytes, provider: str, place: str) -> None:
+    def __init__(self, graph: bytes, weights: bytes, provider: str, threads: int, place: str) -> None:
         wanted = _PROVIDERS[provider]
         if wanted not in onnxruntime.get_available_providers():
             raise StartError(
                 f"provider {provider} is not in this build of onnxruntime; install the gpu extra or use cpu"
             )
         options = onnxruntime.SessionOptions()
-        options.use_per_session_threads = False
+        options.intra_op_num_threads = threads or available_threads()
+        # A pool that goes on spinning after its run takes the core from the next session and from the server itself.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.enable_mem_pattern = False  # patterns are kept per input shape, and shapes here never repeat for long
         options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
         try:

@@ -38,9 +38,7 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where graphs run. cuda without a usable CUDA device stops the start: no silent fallback."
     )
-    threads: int = Field(
-        0, ge=0, le=1024, description="Threads of one run, shared by all models; 0 takes the CPU quota and affinity."
-    )
+    threads: int = Field(0, ge=0, le=1024, description="Threads of one run; 0 takes the CPU quota and affinity.")
     layer_graphs: Literal["off", "lazy", "eager"] = Field(
         "lazy",
         description="When the layers' graphs, which give probes, are loaded: never, on first use, or at the start. "

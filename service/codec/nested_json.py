@@ -20,6 +20,7 @@ from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
 
 MEDIA_TYPE = "application/json"
+_COUNT_BYTES = 2**17  # small enough that the comparison's result stays in the cache
 FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs")
 
 
@@ -121,7 +122,10 @@ def _syntax_sentence(error: Exception) -> str:
 
 
 def _count_brackets(body: bytes) -> int:
-    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord("[")))  # four times as fast as body.count
+    codes, count = np.frombuffer(body, np.uint8), 0
+    for start in range(0, codes.size, _COUNT_BYTES):
+        count += int(np.count_nonzero(codes[start : start + _COUNT_BYTES] == ord("[")))
+    return count
 
 
 def _read_tensor(name: str, value: Any) -> tuple[tuple[NDArray[Any], ...], int]:

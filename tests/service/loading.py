@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from service.errors import StartError
 from service.repository import load_model
-from service.session import set_threads
 from service.settings import read_settings
 
 
@@ -44,6 +43,5 @@ def _load(folder: Path) -> Loading:
 
 
 if __name__ == "__main__":
-    set_threads(1)
     for argument in sys.argv[1:]:
         sys.stdout.write(json.dumps(_load(Path(argument))) + "\n")

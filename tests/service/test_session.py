@@ -66,7 +66,7 @@ def test_affinity_cuts_a_larger_quota(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_provider_that_this_build_lacks_is_refused_in_words() -> None:
     with pytest.raises(StartError) as refused:
-        Session(b"", b"", "cuda", "model.onnx")
+        Session(b"", b"", "cuda", 1, "model.onnx")
     message = "provider cuda is not in this build of onnxruntime; install the gpu extra or use cpu"
     assert str(refused.value) == message
 
