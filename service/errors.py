@@ -115,7 +115,7 @@ class StartError(Exception):
     """The service cannot start; its text is the one line printed before the process exits."""
 
 
-def nearest(name: str, names: Iterable[str], count: int = 1) -> str:
-    """Words for 'did you mean': the names closest to a wrong one, or an empty string."""
+def nearest(name: str, names: Iterable[str], count: int = 1, prefix: str = "") -> str:
+    """Words for 'did you mean': the names closest to a wrong one, each after `prefix`, or an empty string."""
     close = difflib.get_close_matches(name[:128], list(names), count, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"; did you mean {' or '.join(prefix + found for found in close)}?" if close else ""

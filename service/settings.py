@@ -83,12 +83,13 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     Raises:
         StartError: names the variable and the nearest field.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in Settings.model_fields}
     for variable in sorted(environment):
-        if not variable.upper().startswith(PREFIX) or variable.upper() in known:
+        name = variable.upper().removeprefix(PREFIX)
+        if name == variable.upper() or name in known or _SERVICE_LINK.fullmatch(name):
             continue
-        if not _SERVICE_LINK.fullmatch(variable.upper().removeprefix(PREFIX)):
-            raise StartError(f"unknown environment variable {variable}{nearest(variable.upper(), known)}")
+        close = nearest(name, known, prefix=PREFIX)  # without the prefix, in which all are alike
+        raise StartError(f"unknown environment variable {variable}{close}")
 
 
 def _as_flag(name: str) -> str:
