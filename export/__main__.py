@@ -54,6 +54,7 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     hidden_act: Annotated[str | None, _option("relu, gelu or gelu_tanh.", _SHAPE)] = None,
     mask: Annotated[str | None, _option("bidirectional or causal.", _SHAPE)] = None,
     final_norm: Annotated[str | None, _option("none or layer.", _SHAPE)] = None,
+    final_norm_eps: Annotated[float | None, _option("The final norm's own epsilon; 1e-5.", _SHAPE)] = None,
     weights: Annotated[Path | None, _option("Its state dict, safetensors.", _MODULE)] = None,
     arguments: Annotated[Path | None, _option("JSON: its constructor's arguments.", _MODULE)] = None,
     max_sequence_length: Annotated[int | None, _option("The longest sequence it takes.", _MODULE)] = None,

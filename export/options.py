@@ -12,7 +12,7 @@ from export.sources import Source, bert, glassblock, minilm, module, random, tor
 
 _SHAPE = (
     "hidden_size", "num_attention_heads", "head_dim", "value_head_dim", "intermediate_size", "num_layers",
-    "norm", "norm_eps", "placement", "hidden_act", "mask", "final_norm",
+    "norm", "norm_eps", "placement", "hidden_act", "mask", "final_norm", "final_norm_eps",
 )  # fmt: skip
 _BIASES = ("norm_bias", "query_bias", "key_bias", "value_bias", "output_bias", "ffn_bias", "final_norm_bias")
 
@@ -41,6 +41,7 @@ class Options:
     hidden_act: str | None = None
     mask: str | None = None
     final_norm: str | None = None
+    final_norm_eps: float | None = None
     max_sequence_length: int | None = None
     cache: Path | None = None
 

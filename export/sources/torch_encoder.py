@@ -14,7 +14,7 @@ from export.sources import Source, parse_layers, stack_layers
 from export.sources.weights import Weights, file_sha256
 
 # What a state dict does not tell; only the heads have no default. The others' are PyTorch's own.
-TELLS = ("num_attention_heads", "placement", "hidden_act", "norm_eps")
+TELLS = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
 _DEFAULTS = {"placement": "post", "hidden_act": "relu", "norm_eps": 1e-5}
 
 # Ours ← PyTorch's; nn.Linear stores [out, in], which is turned round on the way.
@@ -31,6 +31,8 @@ _LAYER = {
     "ffn_norm.bias": "norm2.bias",
 }
 _PACKED = ("Q", "K", "V")  # the order of in_proj_weight's three parts
+_FINAL = ("norm.weight", "norm.bias")
+_DECODER = ("multihead_attn.", "norm3.")  # what nn.TransformerDecoderLayer has beside an encoder layer's own
 
 
 def load(path: Path, told: Mapping[str, Any], layers: str | None = None) -> Source:
@@ -42,7 +44,7 @@ def load(path: Path, told: Mapping[str, Any], layers: str | None = None) -> Sour
         layers: Half-open range; None is all.
 
     Raises:
-        ExportError: A tensor is missing or of another shape, or the heads are not told.
+        ExportError: A tensor is missing, left over or of another shape, or the heads are not told.
     """
     with Weights(path) as weights:
         count = _count_layers(weights)
@@ -50,6 +52,7 @@ def load(path: Path, told: Mapping[str, Any], layers: str | None = None) -> Sour
         config = _stack_config(weights, told, first, end, count)
         stack = Stack(config)
         stack.load_state_dict(_tensors(weights, stack, first, single=count == 0), assign=True)
+        _refuse_unread(weights, first, end, count)
     stack.requires_grad_(requires_grad=False).eval()
     return Source(
         kind="torch_encoder",
@@ -81,7 +84,7 @@ def _stack_config(weights: Weights, told: Mapping[str, Any], first: int, end: in
         return StackConfig(
             layers=tuple(_block_config(weights, told, _prefix(n, single=count == 0)) for n in range(first, end)),
             final_norm="layer" if final else "none",
-            final_norm_eps=told.get("norm_eps", 1e-5),
+            final_norm_eps=told.get("final_norm_eps", 1e-5),
             final_norm_bias="norm.bias" in weights.names or not final,
         )
     except ValueError as error:
@@ -94,7 +97,7 @@ def _block_config(weights: Weights, told: Mapping[str, Any], prefix: str) -> Blo
     return BlockConfig.from_dict(
         {
             **_DEFAULTS,
-            **told,
+            **{name: value for name, value in told.items() if name != "final_norm_eps"},
             "hidden_size": hidden,
             "intermediate_size": intermediate,
             "query_bias": packed,
@@ -138,3 +141,18 @@ def _layer_tensor(weights: Weights, prefix: str, own: str, shape: tuple[int, ...
     packed = weights.take(f"{prefix}self_attn.in_proj_{'weight' if kind == 'W' else 'bias'}", (3 * size, *rest))
     start = _PACKED.index(part) * size
     return packed[start : start + size].t().contiguous()
+
+
+def _refuse_unread(weights: Weights, first: int, end: int, count: int) -> None:
+    """A tensor of the exported layers, or of none, that was not read would be mathematics left out."""
+    for name in weights.unread:
+        layer = re.match(r"layers\.(\d+)\.", name)
+        if layer and not first <= int(layer[1]) < end:
+            continue
+        if name in _FINAL and end < count:
+            continue
+        own = name[layer.end() :] if layer else name
+        why = "an encoder layer has no such tensor" if layer or not count else "an encoder has no such tensor"
+        if own.startswith(_DECODER):
+            why = "it is a decoder layer's, whose cross-attention this source does not compute"
+        raise ExportError(f"{weights.path}: {name} would be left out; {why}")

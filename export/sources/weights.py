@@ -26,6 +26,7 @@ class Weights:
     def __init__(self, path: Path) -> None:
         _refuse_pickle(path)
         self.path = path
+        self._taken: set[str] = set()
         reader: Any = safe_open  # safetensors types its reader only in part
         try:
             self._file = reader(path, framework="pt")
@@ -50,6 +51,7 @@ class Weights:
         """
         if name not in self.names:
             raise ExportError(f"{self.path} has no tensor {name!r}")
+        self._taken.add(name)
         tensor: Tensor = self._file.get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise ExportError(f"{self.path}: {name} has shape {list(tensor.shape)}, expected {list(shape)}")
@@ -57,6 +59,11 @@ class Weights:
         if tensor.dtype not in exact:
             raise ExportError(f"{self.path}: {name} is {tensor.dtype}, which {dtype} cannot hold exactly")
         return tensor.to(dtype).contiguous()
+
+    @property
+    def unread(self) -> list[str]:
+        """The names of the tensors that nobody took so far, sorted."""
+        return sorted(self.names - self._taken)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, read from the header alone.
