@@ -161,11 +161,19 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _swap(staging: Path, folder: Path) -> None:
+    """Gives `staging` its true name; whatever happens before the disk knows it, the old version is put back."""
     old = staging.with_name(f"{staging.name}-old")
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    _sync_path(folder.parent)
+    try:
+        if folder.exists():
+            folder.rename(old)
+        staging.rename(folder)
+        _sync_path(folder.parent)
+    except BaseException:
+        if not staging.exists():
+            folder.rename(staging)
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
