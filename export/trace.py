@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import onnx_ir as ir
 import torch
+from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
@@ -185,14 +186,26 @@ def _quiet() -> Iterator[None]:
 def _rename_weights(graph: ir.Model, prefix: str) -> None:
     """Gives each parameter its name in the whole model.
 
-    A constant that torch made on the way (a transposed weight of nn.Linear) is named by its bytes: torch's own
-    numbering differs from graph to graph, and one name must mean one tensor in all of them.
+    A constant that torch made on the way (a transposed weight of nn.Linear) is named by what it holds: torch's own
+    numbering differs from graph to graph, and one name must mean one tensor in all of them. Equal ones become one.
     """
     for name, value in list(graph.graph.initializers.items()):
         if name.startswith("inner."):
             value.name = _full(_short(name), prefix)
         elif is_weight(value.const_value):
-            value.name = f"constant_{hashlib.sha256(value.const_value.tobytes()).hexdigest()[:16]}"
+            own = _constant_name(value.const_value)
+            if own in graph.graph.initializers:
+                replace_all_uses_with(value, graph.graph.initializers[own])
+                del graph.graph.initializers[name]
+            else:
+                value.name = own
+
+
+def _constant_name(tensor: ir.TensorProtocol) -> str:
+    """A name by dtype, shape and bytes: equal bytes may be different tensors."""
+    digest = hashlib.sha256(f"{tensor.dtype.name} {tensor.shape.numpy()}".encode())
+    digest.update(tensor.tobytes())
+    return f"constant_{digest.hexdigest()[:16]}"
 
 
 def _hold_to_contract(graph: ir.Model, takes: Sequence[TensorSpec], gives: Sequence[TensorSpec]) -> None:
