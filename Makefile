@@ -31,7 +31,7 @@ check: install  ## Lint, format, types, import rules
 
 test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m tests.artifacts
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-long: install  ## The README's long commands
 	$(BIN)/python -m pytest -m long
@@ -44,4 +44,4 @@ bench: install  ## Latency and cost against raw session.run
 	$(BIN)/python -m load_tests.bench
 
 clean:  ## Remove what the targets made
-	rm -rf $(VENV) .cache models build dist
+	rm -rf $(VENV) .cache build dist

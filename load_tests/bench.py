@@ -31,6 +31,7 @@ MODEL = "block-768"
 HIDDEN_SIZE = 768
 SHAPE = {"hidden-size": HIDDEN_SIZE, "num-attention-heads": 12, "intermediate-size": 3072}
 LENGTH = 128
+THREADS = len(os.sched_getaffinity(0))  # of a run, for both sides
 ROUNDS = 15
 REQUESTS_A_ROUND = 20
 JSON_S1_GOAL = 1.8
@@ -48,9 +49,9 @@ def export_model(models: Path) -> Path:
 def running_server(models: Path, folder: Path) -> Iterator[str]:
     """A server on a free port; yields its address as host:port."""
     banner = folder / "banner"
-    command = [sys.executable, "-m", "service", f"--models={models}", "--http-port=0", "--log-level=warning"]
+    command = [sys.executable, "-m", "service", f"--models={models}", "--http-port=0", f"--threads={THREADS}"]
     with banner.open("wb") as err:
-        process = subprocess.Popen(command, stderr=err)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
     try:
         for _ in range(3000):
             if found := re.search(r"ready +(http://\S+)/readyz", banner.read_text()):
@@ -101,7 +102,7 @@ class Connection:
 def raw_runner(folder: Path, hidden_states: Any) -> Callable[[], Any]:
     """The ceiling: `session.run` of model.onnx with as many threads as the server takes, and no HTTP."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = THREADS
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else it would slow the server's turns
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     feeds = {"hidden_states": hidden_states, "attention_mask": np.ones(hidden_states.shape[:2], np.int64)}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -80,7 +81,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 lifespan="on",
-                timeout_graceful_shutdown=int(settings.drain_timeout_s) or 1,
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
             )
         )
 

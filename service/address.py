@@ -65,13 +65,12 @@ def _layers(match: re.Match[str], count: int, place: str) -> range:
     if match["all"]:
         return range(count)
     if match["number"] is not None:
-        start, stop = int(match["number"]), int(match["number"]) + 1
+        start, stop, expected = int(match["number"]), int(match["number"]) + 1, f"a layer from 0 to {count - 1}"
     else:
         start, stop = int(match["start"] or 0), int(match["stop"] or count)
-    if not 0 <= start < stop <= count:
-        raise IllegalRequestError(
-            f"expected layers within 0:{count}, got {start}:{stop}", code="layer_out_of_range", at=place
-        )
+        expected = f"a range of at least one layer within 0:{count}"
+    if not start < stop <= count:
+        raise IllegalRequestError(f"expected {expected}", code="layer_out_of_range", at=place)
     return range(start, stop)
 
 
@@ -80,6 +79,10 @@ def _unknown(address: str, spec: ModelSpec, place: str) -> IllegalRequestError:
         message = "expected an address without slice ([…]) or reduction (|…): this version does not serve them"
         return IllegalRequestError(message, code="unknown_output", at=place)
     probes = sorted({probe for layer in spec.probes for probe in layer})
-    hint = nearest(address.rsplit(".", 1)[-1], [FINAL_OUTPUT, *spec.aliases, *probes], 2)
+    prefix, _, name = address.rpartition(".")
+    if prefix and name in probes:
+        message = "expected layers.LAYERS.PROBE with LAYERS a number, a range A:B or *"
+        return IllegalRequestError(message, code="unknown_output", at=place)
+    hint = nearest(name, [FINAL_OUTPUT, *spec.aliases, *probes], 2)
     message = f"expected block_output, a probe, or layers.N.PROBE{hint or '; GET the model to see its probes'}"
     return IllegalRequestError(message, code="unknown_output", at=place)

@@ -1,6 +1,7 @@
 """Two gates: the door, before the body is read, and the ticket, after the check and before the queue."""
 
 import asyncio
+from collections import Counter
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,11 +17,10 @@ from service.errors import (
     SwitchedOffError,
     UnavailableError,
 )
+from service.logs import PROBE_PATHS
 from service.manifest import ModelSpec
 from service.settings import Settings
 from service.tensors import BlockRequest
-
-_OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Lifecycle:
     """Where the process is: loading → ready → draining (still serves) → closed; or dead.
 
     Attributes:
-        state: set by the app alone.
+        state: set by the app, and by the command line when it stops.
     """
 
     state: Literal["loading", "ready", "draining", "closed", "dead"] = "loading"
@@ -58,7 +58,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or refuses it."""
-        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
             await self._app(scope, receive, send)
             return
         try:
@@ -103,7 +103,6 @@ class Door:
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                scope["client_gone"] = True
                 work.cancel()
             await asyncio.wait((work,))
         finally:
@@ -175,8 +174,28 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings) -> None:
     _weigh("positions in all sequences", tokens, settings.max_request_tokens, "too_many_tokens")
     cells = (spec.num_attention_heads or 1) * sum(length**2 for length in request.lengths)
     _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")
-    size = 4 * sum(spec.tensor(output).cells(n) for output in request.outputs for n in request.lengths)
+    # By powers of the length, so that a request of many sequences and many outputs is weighed in no time.
+    powers = Counter[int]()
+    for output in request.outputs:
+        elements, power = spec.tensor(output).growth
+        powers[power] += elements
+    size = 4 * sum(elements * sum(n**power for n in request.lengths) for power, elements in powers.items())
     _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
+
+
+def hold_queue(waiting: int, settings: Settings) -> None:
+    """Refuses while too much waits for a model's run.
+
+    Args:
+        waiting: positions that wait.
+        settings: the limit.
+
+    Raises:
+        OverloadedError: more than the limit.
+    """
+    if waiting > settings.max_queued_tokens:
+        message = f"more than {settings.max_queued_tokens:,} positions wait for this model; try again in a moment"
+        raise OverloadedError(message, code="queue_full", headers={"Retry-After": "1"})
 
 
 def _weigh(what: str, weight: int, limit: int, code: str) -> None:

@@ -108,13 +108,14 @@ def load_models(settings: Settings, on_death: Callable[[], None]) -> list[Model]
     Raises:
         StartError: one of them cannot be served; none is, then.
     """
-    return [load_model(folder, settings, on_death) for folder in find_versions(settings.models)]
+    try:
+        return [load_model(folder, settings, on_death) for folder in find_versions(settings.models)]
+    except OSError as error:  # a folder that may not be read
+        raise StartError(f"{error.filename}: {error.strerror}") from error
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     known = _as_known(error)
-    if known.status == RunFailedError.status:
-        _log.error("request failed", request_id=request.scope["request_id"], exc_info=error)
     body = known.body(request.scope["request_id"])
     return Response(body, known.status, {"Content-Type": "application/json", **known.headers})
 

@@ -71,6 +71,7 @@ class Batcher(Generic[Item, Result]):
         self._on_death = on_death
         self._queue: list[_Entry[Item, Result]] = []
         self._batch: list[_Entry[Item, Result]] = []
+        self._waiting = 0
         self._arrived = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{name}")
         self._loop: asyncio.Task[None] | None = None
@@ -95,8 +96,14 @@ class Batcher(Generic[Item, Result]):
             raise _dead(self._name)
         future: asyncio.Future[Answer[Result]] = asyncio.get_running_loop().create_future()
         self._queue.append(_Entry(item, kind, length, future))
+        self._waiting += length
         self._arrived.set()
         return future
+
+    @property
+    def waiting(self) -> int:
+        """Positions of all entries that wait."""
+        return self._waiting
 
     async def stop(self) -> None:
         """Ends the loop; what still waits is answered with 503."""
@@ -111,6 +118,7 @@ class Batcher(Generic[Item, Result]):
             self._batch = self._take()
             if self._batch:
                 await self._answer(self._batch)
+                self._batch = []  # or it would hold its tensors until the next one comes
             if not self._queue:
                 self._arrived.clear()
 
@@ -120,11 +128,13 @@ class Batcher(Generic[Item, Result]):
         metrics.CANCELLED.labels(self._name).inc(len(self._queue) - len(live))
         self._queue = live
         if not live:
+            self._waiting = 0
             return []
         same = [entry for entry in live if entry.kind == live[0].kind]
         batch = [same[index] for index in self._choose([entry.length for entry in same])]
         taken = set(map(id, batch))
         self._queue = [entry for entry in live if id(entry) not in taken]
+        self._waiting = sum(entry.length for entry in self._queue)
         return batch
 
     async def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
@@ -185,4 +195,4 @@ def _fail(entry: _Entry[Item, Result], error: GlassblockError) -> None:
 
 
 def _dead(name: str) -> UnavailableError:
-    return UnavailableError(f"model {name} no longer runs; the server is about to restart", code="dead")
+    return UnavailableError(f"model {name} can no longer run; the server is about to stop", code="dead")

@@ -25,7 +25,8 @@ def check(
     Raises:
         IllegalRequestError: says what was expected, what came and where.
     """
-    lengths = _check_lengths(tensors, spec)
+    name = "text" if tokens is not None else "input_ids" if tensors.hidden_states is None else "hidden_states"
+    lengths = _check_lengths(tensors, spec, name)
     mask = _check_mask(tensors, lengths)
     hidden_states = input_ids = None
     if tensors.hidden_states is not None:
@@ -62,10 +63,9 @@ def check_inputs(tensors: Tensors, spec: ModelSpec) -> None:
         raise IllegalRequestError(message, code="mask_with_text", at="attention_mask")
 
 
-def _check_lengths(tensors: Tensors, spec: ModelSpec) -> tuple[int, ...]:
-    name = "hidden_states" if tensors.hidden_states is not None else "input_ids"
+def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, ...]:
     limit = spec.max_sequence_length
-    if name == "input_ids" and spec.text is not None:
+    if name != "hidden_states" and spec.text is not None:
         limit = min(limit or spec.text.max_tokens, spec.text.max_tokens)
     sequences = tensors.hidden_states if tensors.hidden_states is not None else tensors.input_ids
     lengths = tuple(len(sequence) for sequence in sequences or ())

@@ -24,7 +24,7 @@ CLIENT_GONE = 499
 _MAX_WAITING_LINES = 10_000
 _STDOUT = 1
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # asked all the time by machines
 
 
 def configure(level: str) -> None:
@@ -143,7 +143,7 @@ class RequestLog:
             self._note(scope, seen, time.perf_counter() - start_s)
 
     def _note(self, scope: _Message, seen: dict[str, int], duration_s: float) -> None:
-        quiet = scope["path"] in _QUIET_PATHS
+        quiet = scope["path"] in PROBE_PATHS
         route = getattr(scope.get("route"), "path", "none")
         if not quiet:
             metrics.REQUESTS.labels(route, seen["status"]).inc()

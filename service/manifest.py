@@ -1,5 +1,6 @@
 """ModelSpec: what manifest.json promises of an artifact (docs/artifact.md)."""
 
+import math
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -35,12 +36,12 @@ class TensorSpec(_Strict):
             raise ValueError("axes and shape do not agree: batch is first, and -1 is for batch and sequence axes")
         return self
 
-    def cells(self, sequence_length: int) -> int:
-        """Elements that one sequence of this length has, without batch."""
-        count = 1
-        for axis, size in zip(self.axes[1:], self.shape[1:], strict=True):
-            count *= sequence_length if axis in SEQUENCE_AXES else size
-        return count
+    @cached_property
+    def growth(self) -> tuple[int, int]:
+        """(c, k): one sequence of n positions has c · n^k elements."""
+        dynamic = [axis in SEQUENCE_AXES for axis in self.axes[1:]]
+        fixed = math.prod(size for size, grows in zip(self.shape[1:], dynamic, strict=True) if not grows)
+        return fixed, sum(dynamic)
 
 
 class LayerSpec(_Strict):
@@ -152,6 +153,12 @@ class ModelSpec(_Strict):
             raise ValueError("the layers' graphs are not layers/0.onnx, layers/1.onnx and so on")
         if any("layer_output" not in probes for probes in self.probes[:-1]):
             raise ValueError("a layer before the last has no layer_output")
+        if not {tensor.name for tensor in self.layers[-1].outputs} & {"layer_output", FINAL_OUTPUT}:
+            raise ValueError("the last layer has neither layer_output nor block_output")
+        if {*self.aliases.values()} - {FINAL_OUTPUT} or any(
+            name in probes for name in self.aliases for probes in self.probes
+        ):
+            raise ValueError("an alias must stand for block_output and be no probe's name")
         return self
 
     @cached_property

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from types import ModuleType
 
-from service.admission import ticket
+from service.admission import hold_queue, ticket
 from service.batcher import Answer
 from service.check import check, check_inputs
 from service.repository import Model
@@ -40,7 +40,7 @@ async def answer(model: Model, body: bytes, codec: ModuleType, settings: Setting
     request = await examine(codec.decode(body), model, settings)
     ticket(request, model.spec, settings)
     decoded_s = time.perf_counter()
-    result = view(request, await submit(request, model))
+    result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
     data = codec.encode(result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
@@ -56,14 +56,20 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
     return check(tensors, model.spec, settings.max_outputs, tokens)
 
 
-async def submit(request: BlockRequest, model: Model) -> list[Answer[tuple[Float32Array, ...]]]:
-    """Queues every sequence and awaits all; if one fails or the client leaves, the others are withdrawn."""
+async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Float32Array, ...]]]:
+    """Queues every sequence and awaits all; if one fails or the client leaves, the others are withdrawn.
+
+    Raises:
+        OverloadedError: too much waits already.
+    """
+    hold_queue(model.batcher.waiting, settings)
     hidden_states = request.hidden_states
     if hidden_states is None and model.front is not None and request.input_ids is not None:
-        hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids)
+        hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids, request.attention_mask)
+    wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
-    sequences = [Sequence(values, mask, request.outputs) for values, mask in pairs]
-    futures = [model.batcher.submit(sequence, sequence.outputs, len(sequence)) for sequence in sequences]
+    sequences = [Sequence(values, mask, wanted) for values, mask in pairs]
+    futures = [model.batcher.submit(sequence, wanted, len(sequence)) for sequence in sequences]
     try:
         return [await future for future in futures]
     finally:

@@ -193,11 +193,12 @@ def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, folder:
     if spec.text is None:
         return
     place, axes = f"{folder}/{spec.text.embeddings}", ["batch", "sequence"]
-    ids = TensorSpec(name="input_ids", dtype="int64", axes=axes, shape=[-1, -1])
+    takes = TensorSpec(name="input_ids", dtype="int64", axes=axes, shape=[-1, -1])
     states = TensorSpec(name="hidden_states", dtype="float32", axes=[*axes, "hidden"], shape=[-1, -1, spec.hidden_size])
-    embeddings.check_contract([ids], [states], place)
+    embeddings.check_contract([takes], [states], place)
     try:
-        front.embed((np.resize(np.asarray([0, spec.text.vocab_size - 1]), spec.text.max_tokens),))
+        ids = np.resize(np.asarray([0, spec.text.vocab_size - 1]), spec.text.max_tokens)
+        front.embed((ids,), (np.ones(len(ids), np.bool_),))
     except ERRORS as error:
         raise StartError(f"{place}: takes fewer ids or positions than the manifest says") from error
 

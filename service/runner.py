@@ -33,6 +33,7 @@ class Runner:
         self._model = model
         self._load_layers = load_layers
         self._layers: dict[int, Session] = {}
+        self._refusal: UnavailableError | None = None  # remembered: a second reading of the files would be as bad
 
     def load(self, layers: Iterable[int]) -> None:
         """Loads these layers' graphs, where they are not loaded yet."""
@@ -82,12 +83,15 @@ class Runner:
         return arrays
 
     def _load_for_run(self, layers: Iterable[int]) -> None:
+        if self._refusal is not None:
+            raise self._refusal
         try:
             self.load(layers)
         except StartError as error:
             _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
             message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
-            raise UnavailableError(message, code="layers_unavailable") from error
+            self._refusal = UnavailableError(message, code="layers_unavailable")
+            raise self._refusal from error
 
     @property
     def _final_name(self) -> str:

@@ -36,6 +36,8 @@ _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 _ORIGIN = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) |\w+\.cc:\d+ \w+ )?")
 WEIGHTS_FILE = "weights.data"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 rounds products to 10 bits, which is not the float32 that was proven.
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 _DTYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
@@ -83,7 +85,11 @@ class Session:
         options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
         try:
             self._session = onnxruntime.InferenceSession(
-                graph, options, providers=[wanted], disabled_optimizers=_DISABLED_OPTIMIZERS, enable_fallback=0
+                graph,
+                options,
+                providers=[(wanted, _PROVIDER_OPTIONS[provider])],
+                disabled_optimizers=_DISABLED_OPTIMIZERS,
+                enable_fallback=0,
             )
         except ERRORS as error:
             raise StartError(f"{place}: onnxruntime refuses it: {first_line(error)}") from error

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     )
     max_answer_bytes: Bytes = Field(64 * 2**20, description="Largest answer, counted as float32, in bytes (422).")
     max_batch_tokens: int = Field(2048, ge=2, description="Padded positions of a batch; a longer sequence runs alone.")
+    max_queued_tokens: int = Field(
+        65_536, ge=1, description="Positions that wait for a model's run; while there are more, requests get 429."
+    )
     drain_delay_s: float = Field(
         0.0, ge=0, le=600, description="Seconds that requests are still served after SIGTERM, while readiness is 503."
     )

@@ -78,6 +78,11 @@ class BlockRequest:
     outputs: tuple[Output, ...]
     tokens: tuple[tuple[str, ...], ...] | None
 
+    @property
+    def wanted(self) -> tuple[Output, ...]:
+        """The tensors to run for, each once: two keys may stand for one tensor."""
+        return tuple(dict.fromkeys(self.outputs))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

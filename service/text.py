@@ -3,10 +3,10 @@
 import numpy as np
 from tokenizers import Tokenizer
 
-from service.errors import IllegalRequestError, StartError
+from service.errors import IllegalRequestError, StartError, UnavailableError
 from service.manifest import TextSpec
 from service.session import Session
-from service.tensors import Float32Array, Int64Array
+from service.tensors import BoolArray, Float32Array, Int64Array
 
 # Far beyond any language's mean; a text is held against it before it is tokenized, which takes a second a megabyte.
 MAX_CHARACTERS_A_TOKEN = 32
@@ -62,9 +62,27 @@ class TextFront:
         ids = tuple(np.asarray(encoding.ids, np.int64) for encoding in encodings)
         return ids, tuple(tuple(encoding.tokens) for encoding in encodings)
 
-    def embed(self, input_ids: tuple[Int64Array, ...]) -> tuple[Float32Array, ...]:
-        """Hidden states of each sequence, float32 [sequence, hidden]; each alone, so none depends on another."""
-        return tuple(self._embeddings.run(["hidden_states"], {"input_ids": ids[None]})[0][0] for ids in input_ids)
+    def embed(
+        self, input_ids: tuple[Int64Array, ...], attention_mask: tuple[BoolArray, ...]
+    ) -> tuple[Float32Array, ...]:
+        """Hidden states of each sequence; each alone, so none depends on another.
+
+        Args:
+            input_ids: int64 [sequence], within the vocabulary.
+            attention_mask: bool [sequence].
+
+        Returns:
+            float32 [sequence, hidden] a sequence, zero where the mask is False.
+
+        Raises:
+            UnavailableError: out of memory.
+        """
+        try:
+            embedded = [self._embeddings.run(["hidden_states"], {"input_ids": ids[None]})[0][0] for ids in input_ids]
+        except MemoryError:
+            raise UnavailableError("out of memory; ask for less or later", code="out_of_memory") from None
+        pairs = zip(embedded, attention_mask, strict=True)
+        return tuple(values if mask.all() else np.where(mask[:, None], values, np.float32(0)) for values, mask in pairs)
 
 
 def _check_characters(count: int, max_tokens: int, code: str, place: str) -> None:

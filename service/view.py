@@ -9,9 +9,11 @@ def view(request: BlockRequest, answers: list[Answer[tuple[Float32Array, ...]]])
 
     Args:
         request: what was asked.
-        answers: one a sequence, each with the tensors of `request.outputs` in order.
+        answers: one a sequence, each with the tensors of `request.wanted` in order.
     """
-    outputs = {key: [answer.value[i] for answer in answers] for i, key in enumerate(request.keys)}
+    places = {output: place for place, output in enumerate(request.wanted)}
+    named = zip(request.keys, request.outputs, strict=True)
+    outputs = {key: [answer.value[places[output]] for answer in answers] for key, output in named}
     return BlockResult(
         outputs,
         request.tokens,

@@ -11,7 +11,7 @@ from tests.service.fake_runs import GatedRun, counted, started, take_all, until
 
 RUN_FAILED = "the run failed; this is a bug of the server"
 OUT_OF_MEMORY = "out of memory in this run; ask for less or later"
-DEAD = "model fake no longer runs; the server is about to restart"
+DEAD = "model fake can no longer run; the server is about to stop"
 
 
 class FragileRun(GatedRun):

@@ -159,7 +159,7 @@ def test_a_dying_batcher_fails_its_waiters_within_a_second_and_ends_the_process(
     with running(models, tmp_path, FAULTY) as server, in_flight(server, SLOW, 3, BREAKS_THE_LOOP) as futures:
         assert futures[0].result().status_code == 200
         start_s = time.monotonic()
-        dead = (503, "dead", "model tiny no longer runs; the server is about to restart")
+        dead = (503, "dead", "model tiny can no longer run; the server is about to stop")
         assert [failure(future.result()) for future in futures[1:]] == [dead, dead]
         assert server.process.wait(3) == 1
         assert time.monotonic() - start_s < 1

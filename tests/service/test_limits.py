@@ -54,6 +54,14 @@ def test_too_much_text_is_refused_before_it_is_tokenized(
     assert_refused(response, 422, code, at, message)
 
 
+def test_many_sequences_with_every_probe_are_weighed_in_no_time(unharmed: httpx.Client) -> None:
+    probes = ["query", "key", "value", "context", "resid_mid", "ffn_output", "layer_output", "attention_weights"]
+    body = json.dumps({"input_ids": [[1]] * 16_384, "outputs": probes}).encode()
+    response = post(unharmed, body, "minilm")
+    assert response.elapsed.total_seconds() < 0.5
+    assert_refused(response, 422, "answer_too_large", "", f"{BYTES} 1,061,683,200")
+
+
 def test_the_most_sequences_of_a_request_are_answered(unharmed: httpx.Client) -> None:
     answer = post(unharmed, _sequences(*[1] * 16_384)).json()
     first = post(unharmed, _sequences(1)).json()["outputs"]["block_output"][0]
