@@ -1,5 +1,6 @@
 """Served blocks against the PyTorch modules they came from, by the rule of docs/decisions/0003."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,15 @@ from tests.artifacts import make_encoder, make_my_block
 from tests.server import Server
 
 LENGTHS = (1, 2, 7, 33, 64, 65)
+
+
+@pytest.fixture(autouse=True)
+def eager() -> Iterator[None]:
+    """PyTorch's layers as they are written, without the fused path of their own."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
 
 
 def assert_equal_by_the_rule(got: Any, eager32: torch.Tensor, eager64: torch.Tensor, mask: NDArray[np.bool_]) -> None:
@@ -47,7 +57,6 @@ def test_an_encoder_layer_answers_as_pytorch_does(server: Server, name: str, pad
     hidden, mask = sequences(32), masks(padded=padded)
     with Client(server.url, name) as client:
         found = client.run(hidden, attention_mask=[row.astype(int).tolist() for row in mask])["block_output"]
-    torch.backends.mha.set_fastpath_enabled(False)
     for rows, keep, got in zip(hidden, mask, found, strict=True):
         clean = torch.from_numpy(rows * keep[:, None])[None]
         ignore = torch.from_numpy(~keep)[None]
