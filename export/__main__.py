@@ -14,6 +14,7 @@ from export.artifact import Place, write_artifact
 from export.options import Options, make_source
 from export.proof import ParityError, Proof
 from export.report import Steps, parity_table
+from export.sources.minilm import PackageMissingError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,7 +64,7 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     asked = {key: value for key, value in locals().items() if key in Options.__dataclass_fields__}
     console = Console(stderr=True)
     if default:
-        _export_default(models, console)
+        _export_default(models, cache, console)
         return
     if source is None or (name is None and source != "minilm"):
         raise ExportError("give --source and --name, or --default for the default model")
@@ -84,17 +85,15 @@ def _export(options: Options, place: Place, console: Console, *, overwrite: bool
     Console().print(f"{place.folder} is written", highlight=False, soft_wrap=True)
 
 
-def _export_default(models: Path, console: Console) -> None:
+def _export_default(models: Path, cache: Path | None, console: Console) -> None:
     """The default model `minilm`; where its package cannot be had, `seeded`, and a sentence that says so."""
     minilm, seeded = Place(models, "minilm"), Place(models, "seeded")
     if minilm.folder.exists():
         console.print(f"{minilm.folder} is there already", highlight=False, soft_wrap=True)
         return
     try:
-        _export(Options(source="minilm"), minilm, console)
-    except ParityError:
-        raise
-    except ExportError as error:
+        _export(Options(source="minilm", cache=cache), minilm, console)
+    except PackageMissingError as error:
         console.print(f"{error}; the small model 'seeded' stands in for it", highlight=False, soft_wrap=True)
         if not seeded.folder.exists():
             _export(Options(source="random", **_SEEDED), seeded, console)  # type: ignore[arg-type]

