@@ -138,16 +138,28 @@ class StackConfig:
         return {**fields, "layers": [layer.to_dict() for layer in self.layers]}
 
 
+def divide(hidden_size: object, num_attention_heads: object) -> int:
+    """head_dim where a source has no other: hidden_size / num_attention_heads.
+
+    Raises:
+        ValueError: They do not divide.
+    """
+    hidden, heads = hidden_size, num_attention_heads
+    if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1 or hidden % heads:
+        raise ValueError(f"hidden_size {hidden} does not divide into {heads} heads")
+    return hidden // heads
+
+
 def _with_head_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name in ("hidden_size", "num_attention_heads", "intermediate_size") if name not in fields]
     if missing:
         raise ValueError(f"a block needs {', '.join(missing)}")
     full = dict(fields)
     if "head_dim" not in full:
-        hidden, heads = full["hidden_size"], full["num_attention_heads"]
-        if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1 or hidden % heads:
-            raise ValueError(f"hidden_size {hidden} does not divide into {heads} heads; give head_dim")
-        full["head_dim"] = hidden // heads
+        try:
+            full["head_dim"] = divide(full["hidden_size"], full["num_attention_heads"])
+        except ValueError as error:
+            raise ValueError(f"{error}; give head_dim") from error
     full.setdefault("value_head_dim", full["head_dim"])
     return full
 

@@ -1,17 +1,18 @@
 """Source `bert`: a Hugging Face folder with config.json and model.safetensors, any range of layers, the text front."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from export import ExportError
 from export.block import Stack
-from export.config import Activation, BlockConfig, StackConfig
+from export.config import Activation, BlockConfig, StackConfig, divide
 from export.linear import matrix
 from export.norm import LayerNorm
 from export.sources import Source, TextFront, parse_layers, stack_layers
@@ -32,6 +33,9 @@ _ONLY = {
     "pruned_heads": {},
     "quantization_config": None,
 }
+_SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers")
+_TEXT_SIZES = ("vocab_size", "max_position_embeddings", "type_vocab_size")
+_COUNTERS = ("position_ids", "token_type_ids")  # 0, 1, 2, … and zeros, which transformers once stored
 # Ours ← Hugging Face's; nn.Linear stores [out, in], which is turned round on the way.
 _LAYER = {
     "attention.W_Q": "attention.self.query.weight",
@@ -79,14 +83,15 @@ def load(folder: Path, layers: str | None = None, reference: str | None = None) 
     """
     config = _read_config(folder / "config.json")
     first, end = parse_layers(layers, config["num_hidden_layers"])
-    stack_config = StackConfig(layers=(_block_config(config),) * (end - first))
+    stack_config = StackConfig(layers=(_block_config(folder / "config.json", config),) * (end - first))
     stack = Stack(stack_config)
     text: TextFront | None = None
     with Weights(folder / "model.safetensors") as weights:
         prefix = "bert." if any(name.startswith("bert.") for name in weights.names) else ""
         stack.load_state_dict(_layer_tensors(weights, prefix, stack, first), assign=True)
         if first == 0 and (folder / "tokenizer.json").is_file():
-            text = _text_front(weights, prefix, config, folder / "tokenizer.json")
+            text = _text_front(weights, prefix, config, folder)
+        _refuse_unread(weights, prefix, range(first, end), with_text=text is not None)
     stack.requires_grad_(requires_grad=False).eval()
     read = ["config.json", "model.safetensors", *(["tokenizer.json"] if text else [])]
     return Source(
@@ -113,31 +118,40 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     family = config.get("model_type")
     if family != "bert":
         raise ExportError(f"{path}: model_type is {family!r}, and this source reads 'bert' alone")
+    if config.get("auto_map"):
+        raise ExportError(f"{path}: auto_map names the model's own code, and code that comes with a model is never run")
     for key, only in _ONLY.items():
         if config.get(key, only) not in (only, None):
             raise ExportError(f"{path}: {key} is {config[key]!r}, and only {only!r} is supported")
-    if config.get("hidden_act", "gelu") not in _ACTIVATIONS:
+    act = config.get("hidden_act", "gelu")
+    if not isinstance(act, str) or act not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
-        raise ExportError(f"{path}: hidden_act is {config['hidden_act']!r}, and only {known} are supported")
-    for key in ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers"):
-        if not isinstance(config.get(key), int):
-            raise ExportError(f"{path}: {key} must be an integer, got {config.get(key)!r}")
+        raise ExportError(f"{path}: hidden_act is {act!r}, and only {known} are supported")
+    _hold_sizes(path, config, _SIZES)
     return config
 
 
-def _block_config(config: Mapping[str, Any]) -> BlockConfig:
+def _hold_sizes(path: Path, config: Mapping[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        size = config.get(key)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ExportError(f"{path}: {key} must be an integer of at least 1, got {size!r}")
+
+
+def _block_config(path: Path, config: Mapping[str, Any]) -> BlockConfig:
     fields = {key: config[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size")}
     try:
         return BlockConfig.from_dict(
             {
                 **fields,
+                "head_dim": divide(config["hidden_size"], config["num_attention_heads"]),
                 "norm_eps": config.get("layer_norm_eps", 1e-12),
                 "placement": "post",
                 "hidden_act": _ACTIVATIONS[config.get("hidden_act", "gelu")],
             }
         )
     except ValueError as error:
-        raise ExportError(f"config.json: {error}") from error
+        raise ExportError(f"{path}: {error}") from error
 
 
 def _layer_tensors(weights: Weights, prefix: str, stack: Stack, first: int) -> dict[str, Tensor]:
@@ -149,10 +163,23 @@ def _layer_tensors(weights: Weights, prefix: str, stack: Stack, first: int) -> d
     return tensors
 
 
-def _text_front(weights: Weights, prefix: str, config: Mapping[str, Any], tokenizer: Path) -> TextFront:
+def _refuse_unread(weights: Weights, prefix: str, layers: range, *, with_text: bool) -> None:
+    """A tensor of the exported parts that was not read would be mathematics left out."""
+    parts = [f"{prefix}encoder.layer.{layer}." for layer in layers]
+    counters = {f"{prefix}embeddings.{name}" for name in _COUNTERS}
+    if with_text:
+        parts.append(f"{prefix}embeddings.")
+    for name in weights.unread:
+        if name.startswith(tuple(parts)) and name not in counters:
+            raise ExportError(f"{weights.path}: {name} would be left out; BERT's plain encoder has no such tensor")
+
+
+def _text_front(weights: Weights, prefix: str, config: Mapping[str, Any], folder: Path) -> TextFront:
+    _hold_sizes(folder / "config.json", config, _TEXT_SIZES)
+    _hold_tokenizer(folder / "tokenizer.json", config["vocab_size"])
     hidden = config["hidden_size"]
     sizes = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
-    shapes = {ours: (config.get(key, 2), hidden) for ours, key in sizes.items()}
+    shapes = {ours: (config[key], hidden) for ours, key in sizes.items()}
     vocab_size, max_tokens = shapes["word"][0], shapes["position"][0]
     embeddings = Embeddings(vocab_size, max_tokens, hidden, config.get("layer_norm_eps", 1e-12))
     tensors = {
@@ -164,4 +191,15 @@ def _text_front(weights: Weights, prefix: str, config: Mapping[str, Any], tokeni
     embeddings.token_type = matrix(*shapes["token_type"])
     embeddings.load_state_dict(tensors, assign=True)
     embeddings.requires_grad_(requires_grad=False).eval()
-    return TextFront(tokenizer, embeddings, vocab_size, max_tokens)
+    return TextFront(folder / "tokenizer.json", embeddings, vocab_size, max_tokens)
+
+
+def _hold_tokenizer(path: Path, vocab_size: int) -> None:
+    """Every token must have an embedding."""
+    try:
+        vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ExportError(f"{path} is not a tokenizer: {error}") from error
+    token, last = max(vocabulary.items(), key=lambda entry: entry[1], default=("", -1))
+    if last >= vocab_size:
+        raise ExportError(f"{path}: token {token!r} has id {last}, and config.json has a vocab_size of {vocab_size}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from export import ExportError
 from export.block import Stack
-from export.config import BlockConfig, StackConfig
+from export.config import BlockConfig, StackConfig, divide
 from export.sources import Source, parse_layers, stack_layers
 from export.sources.weights import Weights, file_sha256
 
@@ -99,6 +99,7 @@ def _block_config(weights: Weights, told: Mapping[str, Any], prefix: str) -> Blo
             **_DEFAULTS,
             **{name: value for name, value in told.items() if name != "final_norm_eps"},
             "hidden_size": hidden,
+            "head_dim": divide(hidden, told["num_attention_heads"]),
             "intermediate_size": intermediate,
             "query_bias": packed,
             "key_bias": packed,

@@ -66,3 +66,10 @@ def test_a_final_norm_of_another_epsilon_equals_pytorchs(tmp_path: Path) -> None
     x, mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.int64)
     with torch.inference_mode():
         assert torch.allclose(source.model(x, mask), reference(x), atol=1e-5)
+
+
+def test_heads_that_do_not_divide_are_refused_without_a_hint_that_no_option_takes(tmp_path: Path) -> None:
+    path = artifacts.save_state(tmp_path, encoder())
+    with pytest.raises(ExportError) as error:
+        torch_encoder.load(path, {"num_attention_heads": 3})
+    assert str(error.value) == f"{path}: hidden_size 8 does not divide into 3 heads"
