@@ -60,6 +60,7 @@ class Source:
         files: SHA-256 of each file that was read, by its name.
         text: The text front, or None.
         max_sequence_length: The longest sequence the model takes, or None for any.
+        own_heads: Heads that a module of the user's own tells, or None; a config tells its own.
     """
 
     kind: str
@@ -71,11 +72,12 @@ class Source:
     files: Mapping[str, str] = field(default_factory=dict)
     text: TextFront | None = None
     max_sequence_length: int | None = None
+    own_heads: int | None = None
 
     @property
     def num_attention_heads(self) -> int | None:
         """The most heads a layer has, by which a request's cost is counted; None where the source does not tell."""
-        return max(layer.num_attention_heads for layer in self.config.layers) if self.config else None
+        return max(layer.num_attention_heads for layer in self.config.layers) if self.config else self.own_heads
 
     @property
     def layer_range(self) -> tuple[int, int]:

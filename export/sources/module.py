@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export import ExportError
+from export import ExportError, golden
 from export.probes import TensorSpec, stream
 from export.sources import Layer, Source
 from export.sources.weights import Weights, file_sha256
@@ -19,6 +19,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # Two runs, (batch, length), all four different: what follows the length is a sequence axis, what stays is fixed.
 _TRIALS = ((5, 2), (4, 3))
+_SHORTEST = max(len(mask) for mask in golden.MASKS)
 
 
 class _Outputs(nn.Module):
@@ -69,6 +70,11 @@ def load(
     Raises:
         ExportError: It cannot be imported, made, loaded or run, or its answer breaks the contract.
     """
+    if max_sequence_length is not None and max_sequence_length < _SHORTEST:
+        raise ExportError(
+            f"--max-sequence-length must be at least {_SHORTEST}, the length of the artifact's golden request; got "
+            f"{max_sequence_length}"
+        )
     module = _make(import_path, arguments)
     files = _load_weights(module, weights)
     module.requires_grad_(requires_grad=False).eval()
@@ -82,6 +88,7 @@ def load(
         hidden_size=hidden_size,
         files=files,
         max_sequence_length=max_sequence_length,
+        own_heads=_heads(module),
     )
 
 
@@ -96,7 +103,7 @@ def _make(import_path: str, arguments: Mapping[str, Any]) -> nn.Module:
     except _FAILURES as error:
         raise ExportError(f"{import_path} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
-        raise ExportError(f"{import_path} makes a {type(made).__name__}, not an nn.Module")
+        raise ExportError(f"{import_path} makes {_kind(made)}, not an nn.Module")
     for parameter, tensor in made.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ExportError(f"{import_path}: {parameter} is {tensor.dtype}, and an artifact is float32")
@@ -127,6 +134,22 @@ def _hidden_size(module: nn.Module, told: int | None) -> int:
     return told if told is not None else int(own or 0)
 
 
+def _heads(module: nn.Module) -> int | None:
+    """The module's attribute num_attention_heads, None where it has no such integer."""
+    heads = getattr(module, "num_attention_heads", None)
+    if isinstance(heads, bool) or not isinstance(heads, int):
+        return None
+    if heads < 1:
+        raise ExportError(f"the module's num_attention_heads must be at least 1, got {heads}")
+    return heads
+
+
+def _kind(value: object) -> str:
+    """A value's type with its article."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def _outputs(module: nn.Module, hidden_size: int) -> tuple[TensorSpec, ...]:
     first, second = (_try(module, batch, length, hidden_size) for batch, length in _TRIALS)
     specs = tuple(_spec(name, first[name].shape, second[name].shape, hidden_size) for name in first)
@@ -154,7 +177,7 @@ def _as_dict(answer: object) -> dict[str, Tensor]:
     if isinstance(answer, Tensor):
         answer = {"block_output": answer}
     if not isinstance(answer, dict) or "block_output" not in answer:
-        raise ExportError(f"forward must return a tensor or a dict with block_output, got a {type(answer).__name__}")
+        raise ExportError(f"forward must return a tensor or a dict with block_output, got {_kind(answer)}")
     for name, tensor in answer.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {"hidden_states", "attention_mask"}:
             raise ExportError(f"{name!r} cannot name an output: letters, digits and _, and not an input's name")

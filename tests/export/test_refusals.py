@@ -80,6 +80,15 @@ class Strange(Base):
     def forward(self, hidden_states, attention_mask):
         return {"block_output": hidden_states, "pairs": hidden_states[:, :-1]}
 
+class Number(Base):
+    def forward(self, hidden_states, attention_mask):
+        return 3
+
+class Headless(Base):
+    num_attention_heads = 0
+    def forward(self, hidden_states, attention_mask):
+        return hidden_states
+
 class Raises(Base):
     def forward(self, hidden_states, attention_mask):
         raise ValueError("no")
@@ -155,7 +164,13 @@ REFUSALS = [
         f"blocks:Absent {MODULE}",
         "blocks:Absent cannot be made: AttributeError: module 'blocks' has no attribute 'Absent'",
     ),
-    (f"blocks:function {MODULE}", "blocks:function makes a int, not an nn.Module"),
+    (f"blocks:function {MODULE}", "blocks:function makes an int, not an nn.Module"),
+    (f"blocks:Number {MODULE}", "forward must return a tensor or a dict with block_output, got an int"),
+    (f"blocks:Headless {MODULE}", "the module's num_attention_heads must be at least 1, got 0"),
+    (
+        f"blocks:Mean {MODULE} --max-sequence-length 2",
+        "--max-sequence-length must be at least 3, the length of the artifact's golden request; got 2",
+    ),
     (f"blocks:Half {MODULE}", "blocks:Half: weight is torch.float16, and an artifact is float32"),
     (
         f"blocks:Weighted {MODULE}",
