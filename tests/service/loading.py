@@ -1,7 +1,7 @@
 """Loads version folders in a process of its own, as `check` does, and says of each why it is refused.
 
-`python -m tests.service.loading FOLDER…` prints one JSON line a folder. The process apart keeps what a broken graph may do
-to onnxruntime from the other tests.
+`python -m tests.service.loading FOLDER…` prints one JSON line a folder. The process keeps what a broken graph may do to
+onnxruntime away from the other tests.
 """
 
 import json
