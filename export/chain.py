@@ -15,8 +15,8 @@ def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
     """The whole stack as one graph: hidden_states, attention_mask → block_output.
 
     Each layer's layer_output is the next one's hidden_states; the last one's block_output, or its layer_output where no
-    final norm makes one, is the answer. Composing, instead of tracing the stack again, is faster, and lean and layers
-    cannot differ.
+    final norm makes one, is the answer. Composing is faster than tracing the stack again, and lean and layers have the
+    same nodes; what onnxruntime fuses in the one and not in the other is docs/decisions/0003's matter.
 
     Args:
         layers: The layers' graphs in order; they stay as they are.

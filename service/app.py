@@ -17,8 +17,6 @@ from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError
 from service.repository import Model, Repository, find_versions, load_model
 from service.settings import Settings
 
-_log = logs.get("app")
-
 
 class Application:
     """The ASGI application and what the command line needs of it.

@@ -33,7 +33,7 @@ class Runner:
         self._model = model
         self._load_layers = load_layers
         self._layers: dict[int, Session] = {}
-        self._refusal: UnavailableError | None = None  # remembered: a second reading of the files would be as bad
+        self._refused = False  # remembered: a second reading of the files would be as bad
 
     def load(self, layers: Iterable[int]) -> None:
         """Loads these layers' graphs, where they are not loaded yet."""
@@ -83,15 +83,15 @@ class Runner:
         return arrays
 
     def _load_for_run(self, layers: Iterable[int]) -> None:
-        if self._refusal is not None:
-            raise self._refusal
         try:
-            self.load(layers)
+            if not self._refused:
+                self.load(layers)
         except StartError as error:
             _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
+            self._refused = True
+        if self._refused:
             message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
-            self._refusal = UnavailableError(message, code="layers_unavailable")
-            raise self._refusal from error
+            raise UnavailableError(message, code="layers_unavailable")
 
     @property
     def _final_name(self) -> str:

@@ -66,6 +66,12 @@ INSIDE = hidden_states(f"[[{GOOD_ROW}]]", ',"outputs":["query"]')
 UNLOADED = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
 
 
+def _copy_beside_a_sound_one(original: Path, models: Path) -> Path:
+    """A copy to spoil, and the model `sound` in the same folder."""
+    change("name", value="sound")(Path(shutil.copytree(original, models / "sound" / "1")))
+    return copy_artifact(original, models)
+
+
 def _assert_the_rest_is_unharmed(client: httpx.Client) -> None:
     assert client.get("/readyz").status_code == httpx.codes.OK
     assert post(client, GOOD).status_code == httpx.codes.OK
@@ -76,9 +82,7 @@ def test_layers_that_cannot_be_loaded_on_first_use_are_503_and_the_rest_is_serve
     tmp_path: Path, artifact: Callable[[str], Path]
 ) -> None:
     models = tmp_path / "models"
-    sound = Path(shutil.copytree(artifact("tiny"), models / "sound" / "1"))
-    change("name", value="sound")(sound)
-    folder = copy_artifact(artifact("tiny"), models)
+    folder = _copy_beside_a_sound_one(artifact("tiny"), models)
     write("layers/1.onnx", bytes(99), hashed=True)(folder)
     with running(models, tmp_path) as server, server.client() as client:
         for _ in range(2):
@@ -93,9 +97,7 @@ def test_files_that_change_under_a_running_server_are_never_loaded(
     tmp_path: Path, artifact: Callable[[str], Path]
 ) -> None:
     models = tmp_path / "models"
-    sound = Path(shutil.copytree(artifact("tiny"), models / "sound" / "1"))
-    change("name", value="sound")(sound)
-    folder = copy_artifact(artifact("tiny"), models)
+    folder = _copy_beside_a_sound_one(artifact("tiny"), models)
     with running(models, tmp_path) as server, server.client() as client:
         write("weights.data", lambda data: data[::-1])(folder)
         assert_refused(post(client, INSIDE), 503, "layers_unavailable", "", UNLOADED)
