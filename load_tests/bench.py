@@ -9,15 +9,12 @@ import os
 import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -27,43 +24,14 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-MODEL = "block-768"
-HIDDEN_SIZE = 768
-SHAPE = {"hidden-size": HIDDEN_SIZE, "num-attention-heads": 12, "intermediate-size": 3072}
+from load_tests.server import MODEL, SIZES, export_model, running_server
+
+HIDDEN_SIZE = SIZES["hidden-size"]
 LENGTH = 128
 THREADS = len(os.sched_getaffinity(0))  # of a run, for both sides
 ROUNDS = 15
 REQUESTS_A_ROUND = 20
 JSON_S1_GOAL = 1.8
-
-
-def export_model(models: Path) -> Path:
-    """Exports the seeded block of the benchmark; returns its version folder."""
-    flags = [f"--{name}={value}" for name, value in SHAPE.items()]
-    command = [sys.executable, "-m", "export", "--source=random", f"--name={MODEL}", f"--models={models}", *flags]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return models / MODEL / "1"
-
-
-@contextmanager
-def running_server(models: Path, folder: Path) -> Iterator[str]:
-    """A server on a free port; yields its address as host:port."""
-    banner = folder / "banner"
-    command = [sys.executable, "-m", "service", f"--models={models}", "--http-port=0", f"--threads={THREADS}"]
-    with banner.open("wb") as err:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
-    try:
-        for _ in range(3000):
-            if found := re.search(r"ready +(http://\S+)/readyz", banner.read_text()):
-                yield urlsplit(found[1]).netloc
-                return
-            if process.poll() is not None:
-                break
-            time.sleep(0.02)
-        raise RuntimeError(f"the server did not start: {banner.read_text()}")
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 class Connection:
@@ -156,8 +124,8 @@ def main() -> None:
         numbers = np.random.default_rng(0).standard_normal((1, LENGTH, HIDDEN_SIZE)).astype(np.float32)
         body = orjson.dumps({"hidden_states": numbers}, option=orjson.OPT_SERIALIZE_NUMPY)
         run = raw_runner(version_folder, numbers)
-        with running_server(temporary / "models", temporary) as address:
-            connection = Connection(address, f"/v1/models/{MODEL}/forward", body)
+        with running_server(temporary / "models", temporary, threads=THREADS) as server:
+            connection = Connection(server.address, f"/v1/models/{MODEL}/forward", body)
             answer = np.asarray(orjson.loads(connection.ask())["outputs"]["block_output"], np.float32)
             if not np.allclose(answer, run(), rtol=0, atol=1e-5):
                 sys.exit("the server's answer is not session.run's")

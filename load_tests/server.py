@@ -1,0 +1,88 @@
+"""A model to load and a server of it: both commands of the product, run as a person would run them."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+MODEL = "block-768"
+SIZES = {"hidden-size": 768, "num-attention-heads": 12, "intermediate-size": 3072}
+START_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that is ready.
+
+    Attributes:
+        address: host:port.
+        pid: of its one process, for what it costs.
+    """
+
+    address: str
+    pid: int
+
+
+def export_model(models: Path, name: str = MODEL, **sizes: int) -> Path:
+    """Exports a seeded block, of 768/12/3072 unless told otherwise; returns its version folder."""
+    flags = [f"--{flag.replace('_', '-')}={size}" for flag, size in (SIZES | sizes).items()]
+    command = [sys.executable, "-m", "export", "--source=random", f"--name={name}", f"--models={models}", *flags]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return models / name / "1"
+
+
+@contextmanager
+def running_server(
+    models: Path, folder: Path, cores: frozenset[int] | None = None, **settings: object
+) -> Iterator[RunningServer]:
+    """A server on a free port, stopped at the end.
+
+    Args:
+        models: the models folder.
+        folder: where its banner is kept.
+        cores: those it may use; without, those of this process.
+        settings: the server's flags, such as `threads=2`.
+
+    Raises:
+        RuntimeError: it did not become ready; holds what it said.
+    """
+    banner = folder / "banner"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "service", f"--models={models}", "--http-port=0", *flags]
+    with banner.open("wb") as err, _pinned(cores):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
+    try:
+        yield RunningServer(_wait_for_address(process, banner), process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _pinned(cores: frozenset[int] | None) -> Iterator[None]:
+    """What is started inside inherits these cores from its first thread on."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or own)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def _wait_for_address(process: subprocess.Popen[bytes], banner: Path) -> str:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        if found := re.search(r"ready +(http://\S+)/readyz", banner.read_text()):
+            return urlsplit(found[1]).netloc
+        time.sleep(0.02)
+    raise RuntimeError(f"the server did not start: {banner.read_text()}")
