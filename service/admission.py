@@ -64,7 +64,6 @@ class Door:
         try:
             self._refuse(scope)
         except GlassblockError as error:
-            metrics.SHED.labels(error.code).inc()
             await refuse(scope, send, error)
             return
         self._in_flight += 1
@@ -150,6 +149,7 @@ class _Replay:
 
 async def refuse(scope: MutableMapping[str, Any], send: Send, error: GlassblockError) -> None:
     """Sends an error without the application; the connection closes, since its body may still be on the way."""
+    scope["error_code"] = error.code
     body = error.body(scope["request_id"])
     headers = [
         (b"content-type", b"application/json"),

@@ -114,6 +114,7 @@ def load_models(settings: Settings, on_death: Callable[[], None]) -> list[Model]
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     known = _as_known(error)
+    request.scope["error_code"] = known.code
     body = known.body(request.scope["request_id"])
     return Response(body, known.status, {"Content-Type": "application/json", **known.headers})
 

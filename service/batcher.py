@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from service import logs, metrics
+from service import logs
 from service.errors import GlassblockError, RunFailedError, UnavailableError
+from service.metrics import ModelMetrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,7 +53,8 @@ class Batcher(Generic[Item, Result]):
     """A queue and the one loop that empties it.
 
     Args:
-        name: of the model, for logs and metrics.
+        name: of the model, for logs.
+        metrics: of the model.
         run: from the items of a batch to one result an item, in order; called in a thread of its own.
         choose: from the lengths of waiting entries of one kind, oldest first, to the indices of the next batch.
         on_death: called once if the loop ends without having been stopped.
@@ -61,11 +63,13 @@ class Batcher(Generic[Item, Result]):
     def __init__(
         self,
         name: str,
+        metrics: ModelMetrics,
         run: Callable[[list[Item]], list[Result]],
         choose: Callable[[list[int]], list[int]],
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
         self._name = name
+        self._metrics = metrics
         self._run = run
         self._choose = choose
         self._on_death = on_death
@@ -125,7 +129,7 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[_Entry[Item, Result]]:
         """Removes the next batch from the queue; those whose waiter has gone are dropped and counted."""
         live = [entry for entry in self._queue if not entry.future.done()]
-        metrics.CANCELLED.labels(self._name).inc(len(self._queue) - len(live))
+        self._metrics.count_cancelled(len(self._queue) - len(live))
         self._queue = live
         if not live:
             self._waiting = 0
@@ -161,7 +165,7 @@ class Batcher(Generic[Item, Result]):
             if not entry.future.done():
                 entry.future.set_result(Answer(result, started_s - entry.submitted_s, run_s))
         longest, tokens = max(entry.length for entry in batch), sum(entry.length for entry in batch)
-        metrics.observe_batch(self._name, len(batch), tokens, longest * len(batch), run_s)
+        self._metrics.observe_batch(len(batch), tokens, longest * len(batch), run_s)
         return None
 
     def _run_caught(self, items: list[Item]) -> list[Result] | BaseException:

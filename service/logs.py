@@ -146,14 +146,14 @@ class RequestLog:
         quiet = scope["path"] in PROBE_PATHS
         route = getattr(scope.get("route"), "path", "none")
         if not quiet:
-            metrics.REQUESTS.labels(route, seen["status"]).inc()
-            metrics.REQUEST_SECONDS.labels(route).observe(duration_s)
+            metrics.count_request(route, seen["status"], duration_s, scope.get("error_code"))
         (self._log.debug if quiet else self._log.info)(
             "request",
             request_id=scope["request_id"],
             method=scope["method"],
             route=route,
             status=seen["status"],
+            **({"code": scope["error_code"]} if "error_code" in scope else {}),
             duration_ms=round(duration_s * 1e3, 3),
             answer_bytes=seen["bytes"],
         )

@@ -1,4 +1,11 @@
-"""Prometheus metrics; label sets are fixed, whatever a client sends."""
+"""Prometheus metrics; label sets are fixed, whatever a client sends.
+
+On the path of a request every series has been resolved before: looking one up by its labels costs more than counting.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -13,57 +20,133 @@ from prometheus_client import (
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every one of ours, which nobody reads
 
 SECONDS = (
-    0.0005,
-    0.001,
-    0.002,
-    0.003,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.02,
-    0.03,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-)
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03,
+    0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10,
+)  # fmt: skip
+STAGES = ("decode", "queue", "run", "encode")
+SHED_REASONS = (
+    "loading", "closed", "dead", "in_flight", "body_too_large", "queue_full",
+    "too_many_tokens", "too_much_attention", "answer_too_large", "layer_graphs_off",
+)  # fmt: skip
+_MODEL = ["model", "version"]
 
-REQUESTS = Counter("glassblock_requests_total", "Answered requests.", ["route", "code"])
+REQUESTS = Counter(
+    "glassblock_requests_total", "Answered requests; code 499: the client left first.", ["route", "code"]
+)
 REQUEST_SECONDS = Histogram(
-    "glassblock_request_duration_seconds", "From first byte to last.", ["route"], buckets=SECONDS
+    "glassblock_request_duration_seconds",
+    "From a request's head to its answer's last byte.",
+    ["route"],
+    buckets=SECONDS,
 )
 IN_FLIGHT = Gauge("glassblock_in_flight_requests", "Requests under way.")
-SHED = Counter("glassblock_shed_total", "Requests refused at the door.", ["reason"])
-CANCELLED = Counter(
-    "glassblock_cancelled_total", "Sequences dropped before their run: their client had gone.", ["model"]
+SHED = Counter("glassblock_shed_total", "Requests refused at the door or by the ticket.", ["reason"])
+STAGE_SECONDS = Histogram(
+    "glassblock_stage_duration_seconds", "Stages of an answered request.", [*_MODEL, "stage"], buckets=SECONDS
 )
-RUN_SECONDS = Histogram("glassblock_run_duration_seconds", "Runs of a batch.", ["model"], buckets=SECONDS)
-BATCH_SIZE = Histogram(
-    "glassblock_batch_size", "Sequences of a batch.", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64, 128)
-)
-TOKENS = Counter("glassblock_tokens_total", "Positions that were run, padding not counted.", ["model"])
-PADDED_TOKENS = Counter("glassblock_padded_tokens_total", "Positions that were run, padding counted.", ["model"])
+QUEUED_TOKENS = Gauge("glassblock_queued_tokens", "Positions that wait for a run.", _MODEL)
+CANCELLED = Counter("glassblock_cancelled_total", "Sequences dropped before their run: their client had gone.", _MODEL)
+RUN_SECONDS = Histogram("glassblock_run_duration_seconds", "Runs of a batch.", _MODEL, buckets=SECONDS)
+BATCH_SIZE = Histogram("glassblock_batch_size", "Sequences of a batch.", _MODEL, buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+TOKENS = Counter("glassblock_tokens_total", "Positions that were run, padding not counted.", _MODEL)
+PADDED_TOKENS = Counter("glassblock_padded_tokens_total", "Positions that were run, padding counted.", _MODEL)
 LOST_LOG_LINES = Counter("glassblock_lost_log_lines_total", "Log lines dropped: stdout took no more.")
-MODEL_INFO = Gauge("glassblock_model_info", "1 for each model served.", ["model", "version", "sha256", "provider"])
+MODEL_INFO = Gauge("glassblock_model_info", "1 for each model served.", [*_MODEL, "sha256", "provider"])
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SHED_BY_REASON = {reason: SHED.labels(reason) for reason in SHED_REASONS}
 
 
-def observe_batch(model: str, size: int, tokens: int, padded_tokens: int, run_s: float) -> None:
-    """Records one run of a batch."""
-    RUN_SECONDS.labels(model).observe(run_s)
-    BATCH_SIZE.labels(model).observe(size)
-    TOKENS.labels(model).inc(tokens)
-    PADDED_TOKENS.labels(model).inc(padded_tokens)
+class ModelMetrics:
+    """What is counted of one version of a model.
+
+    Args:
+        name: of the model.
+        version: of the model.
+    """
+
+    def __init__(self, name: str, version: str) -> None:
+        self._labels = (name, version)
+        self._stages = [STAGE_SECONDS.labels(name, version, stage) for stage in STAGES]
+        self._run_seconds = RUN_SECONDS.labels(name, version)
+        self._batch_size = BATCH_SIZE.labels(name, version)
+        self._tokens = TOKENS.labels(name, version)
+        self._padded_tokens = PADDED_TOKENS.labels(name, version)
+        self._cancelled = CANCELLED.labels(name, version)
+
+    def describe(self, sha256: str, provider: str, waiting: Callable[[], int]) -> None:
+        """Shows the model as served; `waiting` tells its queued positions whenever the metrics are read."""
+        MODEL_INFO.labels(*self._labels, sha256, provider).set(1)
+        QUEUED_TOKENS.labels(*self._labels).set_function(waiting)
+
+    def observe_stages(self, decode_s: float, queue_s: float, run_s: float, encode_s: float) -> None:
+        """Records an answered request."""
+        for stage, seconds in zip(self._stages, (decode_s, queue_s, run_s, encode_s), strict=True):
+            stage.observe(seconds)
+
+    def observe_batch(self, size: int, tokens: int, padded_tokens: int, run_s: float) -> None:
+        """Records one run of a batch."""
+        self._run_seconds.observe(run_s)
+        self._batch_size.observe(size)
+        self._tokens.inc(tokens)
+        self._padded_tokens.inc(padded_tokens)
+
+    def count_cancelled(self, sequences: int) -> None:
+        """Counts sequences that nobody waits for any more."""
+        if sequences:
+            self._cancelled.inc(sequences)
 
 
-def render() -> bytes:
-    """All metrics in Prometheus's text format."""
-    return generate_latest(REGISTRY)
+def count_request(route: str, status: int, duration_s: float, error_code: str | None) -> None:
+    """Counts an answered request, as shed if its error is one of SHED_REASONS.
+
+    Args:
+        route: its template, never its path.
+        status: of the answer.
+        duration_s: how long it took.
+        error_code: of the error it was answered with.
+    """
+    requests, seconds = _request_series(route, status)
+    requests.inc()
+    seconds.observe(duration_s)
+    if error_code in _SHED_BY_REASON:
+        _SHED_BY_REASON[error_code].inc()
+
+
+@cache
+def _request_series(route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, status), REQUEST_SECONDS.labels(route)
+
+
+class Exposition:
+    """All metrics in Prometheus's text format, at no more than a tenth of a core however often they are asked for.
+
+    Text is rendered fresh as long as the time for it has been saved up; beyond that the last one is given again.
+
+    Args:
+        render: gives the text.
+        clock: monotonic, in seconds.
+    """
+
+    _SHARE, _MOST_SAVED_S = 0.1, 0.5
+
+    def __init__(
+        self,
+        render: Callable[[], bytes] = lambda: generate_latest(REGISTRY),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._render = render
+        self._clock = clock
+        self._text = b""
+        self._saved_s = self._MOST_SAVED_S
+        self._last_s = clock()
+
+    def text(self) -> bytes:
+        """The metrics as they are, or as they were a moment ago."""
+        start_s = self._clock()
+        self._saved_s = min(self._saved_s + self._SHARE * (start_s - self._last_s), self._MOST_SAVED_S)
+        self._last_s = start_s
+        if self._saved_s > 0:
+            self._text = self._render()
+            self._saved_s -= self._clock() - start_s
+        return self._text

@@ -43,7 +43,9 @@ async def answer(model: Model, body: bytes, codec: ModuleType, settings: Setting
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
     data = codec.encode(result, model.spec.name, model.spec.version)
-    return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
+    timings = Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
+    model.metrics.observe_stages(timings.decode_s, timings.queue_s, timings.run_s, timings.encode_s)
+    return data, timings
 
 
 async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service import metrics
 from service.batcher import Batcher
 from service.errors import NotFoundError, StartError
 from service.manifest import FINAL_OUTPUT, ModelSpec, TensorSpec, read_manifest
+from service.metrics import ModelMetrics
 from service.padding import choose
 from service.runner import LEAN, Runner
 from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
@@ -36,6 +36,7 @@ class Model:
         runner: its graphs.
         front: its text front, if it has one.
         batcher: its queue; started by the app.
+        metrics: what is counted of it.
     """
 
     spec: ModelSpec
@@ -44,6 +45,7 @@ class Model:
     runner: Runner
     front: TextFront | None
     batcher: Batcher[Sequence, tuple[Float32Array, ...]]
+    metrics: ModelMetrics
 
 
 class Repository:
@@ -55,7 +57,7 @@ class Repository:
     def add(self, model: Model) -> None:
         """Serves a model from now on."""
         self.models.setdefault(model.spec.name, {})[model.spec.version] = model
-        metrics.MODEL_INFO.labels(model.spec.name, model.spec.version, model.sha256, model.provider).set(1)
+        model.metrics.describe(model.sha256, model.provider, lambda: model.batcher.waiting)
 
     def all(self) -> list[Model]:
         """Every version of every model, by name, then version."""
@@ -135,8 +137,11 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
         runner.load(range(len(spec.layers)))
         inside = [Output(layer, name) for layer, probes in enumerate(spec.probes) for name in probes]
         check_golden(runner, spec, folder, (*LEAN, *inside[:1]))
-    batcher = Batcher(spec.name, runner.run, lambda lengths: choose(lengths, settings.max_batch_tokens), on_death)
-    return Model(spec, sha256, session.provider, runner, front, batcher)
+    metrics = ModelMetrics(spec.name, spec.version)
+    batcher = Batcher(
+        spec.name, metrics, runner.run, lambda lengths: choose(lengths, settings.max_batch_tokens), on_death
+    )
+    return Model(spec, sha256, session.provider, runner, front, batcher, metrics)
 
 
 def read_verified(folder: Path, name: str, spec: ModelSpec) -> bytes:

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from service.batcher import Batcher
+from service.metrics import ModelMetrics
 
 PATIENCE_S = 5.0
 
@@ -51,7 +52,7 @@ async def started(
     name: str = "fake",
 ) -> AsyncIterator[Batcher[int, int]]:
     """A batcher at work in the running event loop."""
-    batcher: Batcher[int, int] = Batcher(name, run, choose, on_death)
+    batcher: Batcher[int, int] = Batcher(name, ModelMetrics(name, "1"), run, choose, on_death)
     with capture_logs():
         batcher.start()
         try:
@@ -70,4 +71,4 @@ async def until(condition: Callable[[], object]) -> None:
 
 def counted(metric: str, model: str) -> float:
     """A metric of this process, 0 if it was never touched."""
-    return REGISTRY.get_sample_value(metric, {"model": model}) or 0.0
+    return REGISTRY.get_sample_value(metric, {"model": model, "version": "1"}) or 0.0

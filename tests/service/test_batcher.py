@@ -6,6 +6,7 @@ import pytest
 
 from service.batcher import Answer, Batcher
 from service.errors import UnavailableError
+from service.metrics import ModelMetrics
 from tests.service.fake_runs import GatedRun, counted, started, take_all, until
 
 
@@ -150,7 +151,7 @@ def test_stop_answers_what_waits_and_what_runs_with_503() -> None:
     run = GatedRun(is_open=False)
 
     async def scenario() -> list[object]:
-        batcher: Batcher[int, int] = Batcher("stopped", run, take_all)
+        batcher: Batcher[int, int] = Batcher("stopped", ModelMetrics("stopped", "1"), run, take_all)
         batcher.start()
         futures = [batcher.submit(1, "kind", 3)]
         await until(lambda: run.batches)
@@ -180,6 +181,6 @@ def test_stop_does_not_count_as_a_death_and_nothing_can_be_submitted_after_it() 
 def test_nothing_can_be_submitted_before_the_start() -> None:
     async def scenario() -> None:
         with pytest.raises(UnavailableError):
-            Batcher("fake", GatedRun(), take_all).submit(1, "kind", 3)
+            Batcher("fake", ModelMetrics("fake", "1"), GatedRun(), take_all).submit(1, "kind", 3)
 
     asyncio.run(scenario())

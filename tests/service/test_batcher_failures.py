@@ -162,7 +162,7 @@ def test_a_loop_that_dies_with_a_batch_in_hand_fails_that_batch_too(monkeypatch:
             await until(lambda: run.batches)
             run.open(1)
             await first
-            monkeypatch.setattr("service.metrics.observe_batch", refuse_to_count)
+            monkeypatch.setattr("service.metrics.ModelMetrics.observe_batch", refuse_to_count)
             waiters = [batcher.submit(item, "kind", 3) for item in (1, 2, 3)]
             run.open()
             return list(await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), 1))

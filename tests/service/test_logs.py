@@ -24,22 +24,30 @@ def lines_of(server: Server, request_id: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("method", "url", "content", "route", "status"),
+    ("method", "url", "content", "route", "status", "code"),
     [
-        ("GET", "/v1/models", b"", "/v1/models", 200),
+        ("GET", "/v1/models", b"", "/v1/models", 200, None),
         (
             "POST",
             "/v1/models/tiny/forward",
             b'{"hidden_states": [[[1,0,0,0,0,0,0,1]]]}',
             "/v1/models/{model}/forward",
             200,
+            None,
         ),
-        ("POST", "/v1/models/tiny/forward", b"{", "/v1/models/{model}/forward", 400),
-        ("GET", "/nowhere?secret=1", b"", "none", 404),
+        ("POST", "/v1/models/tiny/forward", b"{", "/v1/models/{model}/forward", 400, "invalid_json"),
+        ("GET", "/nowhere?secret=1", b"", "none", 404, "unknown_route"),
     ],
 )
-def test_a_request_leaves_one_line_with_its_id_route_status_and_size(
-    server: Server, client: httpx.Client, method: str, url: str, content: bytes, route: str, status: int
+def test_a_request_leaves_one_line_with_its_id_route_status_code_and_size(
+    server: Server,
+    client: httpx.Client,
+    method: str,
+    url: str,
+    content: bytes,
+    route: str,
+    status: int,
+    code: str | None,
 ) -> None:
     answer = client.request(method, url, content=content)
     (line,) = lines_of(server, answer.headers["x-request-id"])
@@ -52,6 +60,7 @@ def test_a_request_leaves_one_line_with_its_id_route_status_and_size(
         "method": method,
         "route": route,
         "status": status,
+        **({"code": code} if code else {}),
         "answer_bytes": len(answer.content),
     }
 

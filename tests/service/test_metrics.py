@@ -1,13 +1,19 @@
 """Metrics go up by exactly what was sent, and no client can make their labels grow."""
 
 import http.client
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import SHED_REASONS, Exposition
 
 BODY = {"hidden_states": [[[0.5] * 8] * 3, [[1.5] * 8] * 4], "outputs": ["block_output"]}
 FORWARD = "/v1/models/{model}/forward"
+ROOT = Path(__file__).parent.parent.parent
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -59,9 +65,14 @@ def test_good_requests_are_counted_with_their_sequences_and_positions(client: ht
         for _ in range(3):
             assert client.post("/v1/models/tiny/forward", json=BODY).status_code == httpx.codes.OK
 
-    model = (("model", "tiny"),)
+    model = (("model", "tiny"), ("version", "1"))
+    stages: Samples = {
+        ("glassblock_stage_duration_seconds_count", (model[0], ("stage", stage), model[1])): 3
+        for stage in ("decode", "queue", "run", "encode")
+    }
     assert gained(client, send) == {
         **answered(FORWARD, 200, 3),
+        **stages,
         ("glassblock_run_duration_seconds_count", model): 3,
         ("glassblock_batch_size_count", model): 3,
         ("glassblock_batch_size_sum", model): 6,
@@ -99,6 +110,30 @@ def test_a_body_refused_at_the_door_is_counted_as_shed(client: httpx.Client) -> 
     assert sum(count for (name, _), count in found.items() if name == "glassblock_requests_total") == 1
 
 
+@pytest.mark.parametrize(
+    ("length", "asked", "reason"),
+    [
+        (16_385, "block_output", "too_many_tokens"),
+        (11_586, "block_output", "too_much_attention"),
+        (2_049, "attention_weights", "answer_too_large"),
+    ],
+)
+def test_a_request_that_the_ticket_refuses_is_counted_as_shed(
+    client: httpx.Client, length: int, asked: str, reason: str
+) -> None:
+    body = {"hidden_states": [[[0.5] * 8] * length], "outputs": [asked]}
+    found = gained(client, lambda: client.post("/v1/models/tiny/forward", json=body))
+    assert found == {**answered(FORWARD, 422, 1), ("glassblock_shed_total", (("reason", reason),)): 1}
+
+
+def test_every_refusal_of_the_gates_is_a_reason_and_every_reason_is_shown_from_the_start(client: httpx.Client) -> None:
+    source = (ROOT / "service/admission.py").read_text(encoding="utf-8")
+    raised = set(re.findall(r'code="(\w+)"|_weigh\(.*, "(\w+)"\)', source))
+    states = set(re.findall(r'^    "(\w+)": "', source, re.MULTILINE))
+    shown = {dict(labels)["reason"] for name, labels in scrape(client) if name == "glassblock_shed_total"}
+    assert {code for codes in raised for code in codes if code} | states == set(SHED_REASONS) == shown
+
+
 def test_probes_and_scrapes_are_not_counted_as_requests(client: httpx.Client) -> None:
     def send() -> None:
         for path in ("/livez", "/readyz", "/metrics"):
@@ -119,7 +154,7 @@ def test_odd_routes_models_methods_and_ids_add_no_labels(client: httpx.Client) -
 
     send("first")
     before = scrape_at_rest(client).keys()
-    for number in range(20):
+    for number in range(145):  # of seven requests: a thousand
         send(f"word-{number}")
     assert scrape_at_rest(client).keys() == before
 
@@ -132,3 +167,49 @@ def test_what_is_served_is_a_metric_with_version_hash_and_provider(client: httpx
     ]
     found = {labels: value for (name, labels), value in scrape(client).items() if name == "glassblock_model_info"}
     assert found == dict.fromkeys(labels, 1.0)
+
+
+def test_the_queue_is_empty_when_nothing_is_asked(client: httpx.Client) -> None:
+    samples = scrape_at_rest(client)
+    waiting = {labels: value for (name, labels), value in samples.items() if name == "glassblock_queued_tokens"}
+    assert len(waiting) == len(client.get("/v1/models").json()["models"])
+    assert set(waiting.values()) == {0.0}
+
+
+def test_the_processs_memory_cpu_and_descriptors_are_shown(client: httpx.Client) -> None:
+    text = client.get("/metrics").text
+    for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
+        (value,) = re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)
+        assert float(value) > 0
+
+
+def test_every_metric_has_its_line_in_operations_and_every_line_its_metric(client: httpx.Client) -> None:
+    client.post("/v1/models/tiny/forward", json=BODY)
+    shown = set()
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        if family.name.startswith("glassblock_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = ", ".join(sorted({label for sample in family.samples for label in sample.labels} - {"le"}))
+            shown.add(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `glassblock_.*", page, re.MULTILINE)) == shown
+
+
+def test_scrapes_as_fast_as_can_be_render_a_tenth_of_the_time_and_slow_ones_are_always_fresh() -> None:
+    now_s, rendered_at_s = 100.0, []
+
+    def render() -> bytes:
+        nonlocal now_s
+        now_s += 0.01
+        rendered_at_s.append(now_s)
+        return b"%d" % len(rendered_at_s)
+
+    exposition = Exposition(render, lambda: now_s)
+    while now_s < 110.0:
+        assert exposition.text() == b"%d" % len(rendered_at_s)
+        now_s += 0.001
+    assert 0.1 < 0.01 * len(rendered_at_s) / 10 < 0.16  # the half second saved up at first included
+    for number in range(20):
+        now_s += 1.0
+        assert exposition.text() == b"%d" % len(rendered_at_s)
+        assert rendered_at_s[-1] == now_s, number
