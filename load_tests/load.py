@@ -1,0 +1,42 @@
+"""`make load`: locust without its page, against a server of the default model, or against one that runs already."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from load_tests.server import running_server
+
+LOCUSTFILE = Path(__file__).parent / "locustfile.py"
+MODELS = Path("models")
+
+
+def run_locust(host: str, users: int, seconds: int) -> int:
+    """Runs users for so long; prints locust's tables.
+
+    Returns:
+        0; 1 if a request failed or a threshold of the locustfile was missed.
+    """
+    command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
+    command += [f"--host={host}", f"--users={users}", f"--spawn-rate={users}", f"--run-time={seconds}s"]
+    return subprocess.run(command, check=False).returncode
+
+
+def main() -> None:
+    """Exits with locust's exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, required=True, help="how many ask at once")
+    parser.add_argument("--time", type=int, required=True, help="seconds")
+    parser.add_argument("host", nargs="?", help="URL of a running server; without, one of the default model is started")
+    options = parser.parse_args()
+    if options.host:
+        sys.exit(run_locust(options.host, options.users, options.time))
+    subprocess.run([sys.executable, "-m", "export", "--default", f"--models={MODELS}"], check=True)
+    with tempfile.TemporaryDirectory() as folder, running_server(MODELS, Path(folder)) as server:
+        code = run_locust(f"http://{server.address}", options.users, options.time)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
