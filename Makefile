@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+USERS ?= 8
+TIME ?= 30
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: install check test test-long serve bench clean
+.PHONY: install check test test-long serve load bench clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -20,7 +22,7 @@ $(STAMP): pyproject.toml
 	  $(BIN)/pip install -q "$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)" --index-url $(TORCH_CPU_INDEX); \
 	fi
 	@echo "Installing Glassblock and its tools"
-	@$(BIN)/pip install -q -e ".[export,dev]"
+	@$(BIN)/pip install -q -e ".[export,load,dev]"
 	@touch $@
 
 check: install  ## Lint, format, types, import rules
@@ -39,6 +41,9 @@ test-long: install  ## The README's long commands
 serve: install  ## Export the default model once, then serve it on port 8000
 	$(BIN)/python -m export --default
 	$(BIN)/python -m service
+
+load: install  ## USERS ask for TIME seconds: a server started for it, or the one at HOST
+	$(BIN)/python -m load_tests.load --users $(USERS) --time $(TIME) $(HOST)
 
 bench: install  ## Latency and cost against raw session.run
 	$(BIN)/python -m load_tests.bench
