@@ -8,7 +8,9 @@ TIME ?= 30
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: install check test test-long serve load bench clean
+LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
+
+.PHONY: install check test test-long serve load bench bench-peers clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -45,8 +47,11 @@ serve: install  ## Export the default model once, then serve it on port 8000
 load: install  ## USERS ask for TIME seconds: a server started for it, or the one at HOST
 	$(BIN)/python -m load_tests.load --users $(USERS) --time $(TIME) $(HOST)
 
-bench: install  ## Latency and cost against raw session.run
-	$(BIN)/python -m load_tests.bench
+bench: install  ## Latency, throughput and cost against raw session.run; SECONDS and ROUNDS shorten it
+	$(BIN)/python -m load_tests.bench $(LENGTH)
+
+bench-peers: install  ## The same beside other servers, into docs/benchmarks.md; PEERS="naive litserve" picks
+	$(BIN)/python -m load_tests.bench_peers $(LENGTH) $(if $(PEERS),--peers $(PEERS))
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) .cache build dist

@@ -1,0 +1,108 @@
+"""A report as tables for the terminal, as Markdown, and as a picture."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from rich.console import Console
+from rich.table import Table
+
+from load_tests.report import GOALS, S1_GOAL
+
+mpl.use("Agg")  # no display where this runs
+
+from matplotlib import pyplot as plt
+
+COLUMNS = ("", "req/s", "tokens/s", "of ceiling", "p50 ms", "p99 ms", "CPU s/1000", "outside run", "RSS (PSS) MiB")
+
+
+def ceiling_sentence(scenario: dict[str, Any]) -> str:
+    """Which raw runs are the ceiling, and what the other batch sizes gave."""
+    others = ", ".join(f"{size}: {raw['tokens_per_s']:,.0f}" for size, raw in scenario["ceiling"].items())
+    return f"raw session.run by batch size, tokens/s: {others}" if others else "no raw runs"
+
+
+def lines(scenario: dict[str, Any], titles: dict[str, str]) -> Iterator[tuple[str, ...]]:
+    """The cells of a scenario's table: the ceiling, then each server, the fastest first."""
+    if scenario["ceiling"]:
+        raw = scenario["ceiling"][scenario["ceiling_batch"]]
+        yield (
+            f"raw, batches of {scenario['ceiling_batch']}",
+            f"{raw['requests_per_s']:.1f}", f"{raw['tokens_per_s']:,.0f}", "1",
+            f"{raw['call_p50_ms']:.1f}", f"{raw['call_p99_ms']:.1f}", f"{raw['cpu_s_per_1000']:.2f}", "0", "",
+        )  # fmt: skip
+    servers = scenario["servers"].items()
+    for name, row in sorted(servers, key=lambda item: -item[1].get("tokens_per_s", 0)):
+        yield _cells(titles[name], row)
+
+
+def _cells(title: str, row: dict[str, Any]) -> tuple[str, ...]:
+    if "tokens_per_s" not in row:
+        return (title, row["reason"], *[""] * (len(COLUMNS) - 2))
+    low, high = row["of_ceiling_range"]
+    flaws = [f"{row['failed']} failed"] if row["failed"] else []
+    flaws += [row["reason"]] if row["reason"] else []
+    return (
+        f"{title} ({'; '.join(flaws)})" if flaws else title,
+        f"{row['requests_per_s']:.1f}",
+        f"{row['tokens_per_s']:,.0f}",
+        f"{row['of_ceiling']:.2f} ({low:.2f} to {high:.2f})",
+        f"{row['p50_ms']:.1f}",
+        f"{row['p99_ms']:.1f}",
+        f"{row['cpu_s_per_1000']:.2f}",
+        f"{row['cpu_outside_run_s_per_1000']:.2f}",
+        f"{row['peak_rss_mib']:,.0f} ({row['pss_mib']:,.0f})",
+    )
+
+
+def print_tables(report: dict[str, Any]) -> None:
+    """The scenarios one after another."""
+    console = Console(width=140)
+    for scenario in report["scenarios"].values():
+        table = Table(*COLUMNS, title=scenario["title"], caption=ceiling_sentence(scenario), title_justify="left")
+        for cells in lines(scenario, report["titles"]):
+            table.add_row(*cells)
+        console.print(table)
+
+
+def print_goals(report: dict[str, Any], name: str) -> None:
+    """What one server is held to, and what it reached; the machine's noise is no failure, so nothing ends here."""
+    table = Table("goal", "wanted", "measured", title=report["titles"][name], title_justify="left")
+    for scenario, least in GOALS.items():
+        share = report["scenarios"][scenario]["servers"][name].get("of_ceiling", 0)
+        table.add_row(f"{scenario}, share of the ceiling", f">= {least}", f"{share:.2f}")
+    over = report["scenarios"]["S1"]["servers"][name].get("p50_over_raw", 0)
+    table.add_row("S1, p50 over raw p50", f"<= {S1_GOAL}", f"{over:.2f}")
+    Console().print(table)
+
+
+def markdown(report: dict[str, Any]) -> Iterator[str]:
+    """The same tables for docs/benchmarks.md."""
+    for scenario in report["scenarios"].values():
+        yield f"### {scenario['title']}\n"
+        yield f"{ceiling_sentence(scenario)[0].upper()}{ceiling_sentence(scenario)[1:]}.\n"
+        yield "| server | " + " | ".join(COLUMNS[1:]) + " |"
+        yield "|---|" + "--:|" * (len(COLUMNS) - 1)
+        for cells in lines(scenario, report["titles"]):
+            yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        yield ""
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Writes a PNG: a panel a scenario, a bar a server, its length the share of the ceiling."""
+    scenarios = list(report["scenarios"].values())
+    height = 1.2 + 0.35 * len(report["titles"])
+    figure, axes = plt.subplots(1, len(scenarios), figsize=(4 * len(scenarios), height), sharey=True, squeeze=False)
+    names = list(reversed(report["titles"]))
+    for axis, scenario in zip(axes[0], scenarios, strict=True):
+        shares = [scenario["servers"][name].get("of_ceiling", 0) for name in names]
+        bars = axis.barh([report["titles"][name] for name in names], shares)
+        axis.bar_label(bars, [f"{share:.2f}" if share else "none" for share in shares], padding=3)
+        axis.set_xlim(0, 1.15)
+        axis.axvline(1, color="black", linewidth=1)
+        axis.set_title(scenario["title"], fontsize=9)
+        axis.set_xlabel("tokens/s, share of raw session.run", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
