@@ -17,7 +17,7 @@ install: $(STAMP)  ## A virtual environment with all that the other targets need
 
 # On Linux a plain torch is gigabytes of CUDA. The CPU build has a version of its own, which pip may already be
 # configured to find; else it comes from PyTorch's own index.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml hatch_build.py service/codec/float_text.c
 	$(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" = Linux ]; then \
 	  echo "Installing PyTorch's CPU build"; \

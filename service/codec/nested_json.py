@@ -1,11 +1,12 @@
 """JSON with nested lists: bytes → Tensors and BlockResult → bytes.
 
-Numbers go straight from text to arrays (simdjson) and back (orjson); they never become Python objects on the way of a
-good request. simdjson flattens ragged and too deep lists in silence, so the length of every level is checked, and the
-number of brackets in the body is held against the number that the checked levels have. What fails any of this is read
-again in explain.py, slowly, to say where it is wrong.
+Numbers go straight from text to arrays and back (float_text.py; ids and masks through simdjson); they never become
+Python objects on the way of a good request. simdjson flattens ragged and too deep lists in silence, so the length of
+every level is checked, and the number of brackets in the body is held against the number that the checked levels have.
+What fails any of this is read again in explain.py, slowly, to say where it is wrong.
 """
 
+import re
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -15,11 +16,13 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from service.codec.explain import MAX_LISTS, TENSOR_RANK, explain, too_many_lists
+from service.codec import float_text
+from service.codec.explain import MAX_LISTS, explain, too_many_lists
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
 
 MEDIA_TYPE = "application/json"
+_HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')
 _COUNT_BYTES = 2**17  # small enough that the comparison's result stays in the cache
 FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs")
 
@@ -43,15 +46,23 @@ def encode(result: BlockResult, model: str, version: str) -> bytes:
     Raises:
         IllegalRequestError: an output is not finite, which JSON cannot say.
     """
-    answer: dict[str, Any] = {"model": model, "version": version}
+    head: dict[str, Any] = {"model": model, "version": version}
     if result.tokens is not None:
-        answer["tokens"] = result.tokens
+        head["tokens"] = result.tokens
+    pieces: list[bytes | memoryview] = [orjson.dumps(head)[:-1], b',"outputs":']
+    separator = b"{"
     for key, arrays in result.outputs.items():
-        if not all(np.isfinite(array).all() for array in arrays):
-            message = "the answer to these finite inputs is beyond float32's range, which JSON cannot write"
-            raise IllegalRequestError(message, code="non_finite_output", at=key)
-    answer["outputs"] = {key: [np.ascontiguousarray(a) for a in arrays] for key, arrays in result.outputs.items()}
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        pieces += (separator, orjson.dumps(key), b":[")
+        for index, array in enumerate(arrays):
+            if (text := float_text.write(np.asarray(array, order="C"))) is None:
+                message = "the answer to these finite inputs is beyond float32's range, which JSON cannot write"
+                raise IllegalRequestError(message, code="non_finite_output", at=key)
+            if index:
+                pieces.append(b",")
+            pieces += text
+        pieces.append(b"]")
+        separator = b","
+    return b"".join((*pieces, b"}}"))
 
 
 class _NotPlainError(Exception):
@@ -59,22 +70,34 @@ class _NotPlainError(Exception):
 
 
 def _decode_fast(body: bytes) -> Tensors:
-    document = _parse(body)
-    if (found := _count_brackets(body)) > MAX_LISTS:
+    hidden_states, envelope = _cut_hidden_states(body)
+    document = _parse(envelope)
+    if (found := _count_brackets(envelope)) > MAX_LISTS:
         raise too_many_lists()
     _check_fields(list(islice(document.keys(), len(FIELDS) + 1)))
     fields = {name: document[name] for name in document.keys()}  # noqa: SIM118 - an Object does not iterate
-    if None in fields.values():
+    if None in fields.values() or (hidden_states is None and "hidden_states" in fields):
         raise _NotPlainError
-    tensors = {name: _read_tensor(name, fields[name]) for name in TENSOR_RANK.keys() & fields.keys()}
+    tensors = {name: _read_tensor(name, fields[name]) for name in _READERS.keys() & fields.keys()}
     text, in_text = _read_strings(fields.get("text"))
     outputs, in_outputs = _read_strings(fields.get("outputs"), bare=False)
     brackets = sum(count for _, count in tensors.values()) + in_text + in_outputs
     # A backslash may hide a bracket from the count, or bring one in.
-    if b"\\" in body or found != brackets:
+    if b"\\" in envelope or found != brackets:
         raise _NotPlainError
     arrays: dict[str, Any] = {name: array for name, (array, _) in tensors.items()}
-    return Tensors(text=text, outputs=outputs, **arrays)
+    return Tensors(hidden_states=hidden_states, text=text, outputs=outputs, **arrays)
+
+
+def _cut_hidden_states(body: bytes) -> tuple[tuple[Float32Array, ...] | None, bytes]:
+    """The numbers, and the body with 0 in their place; None and the whole body if they are not there or not plain.
+
+    Whatever the body is, one with 0 for a well-formed list is JSON exactly if it is.
+    """
+    if (key := _HIDDEN_STATES.search(body)) is None or (found := float_text.read(body, key.end() - 1)) is None:
+        return None, body
+    arrays, end = found
+    return arrays, b"%b0%b" % (body[: key.end() - 1], body[end:])
 
 
 def _parse(body: bytes) -> Any:
@@ -153,18 +176,6 @@ def _buffer(array: Any, kind: str) -> Any:
         raise _NotPlainError from None
 
 
-def _read_rows(sequence: Any) -> tuple[Float32Array, int]:
-    rows = _lists(sequence)
-    if not rows:
-        raise _NotPlainError
-    width = len(rows[0])
-    numbers = np.frombuffer(_buffer(sequence, "d"), np.float64)
-    if width == 0 or any(len(row) != width for row in rows) or numbers.size != width * len(rows):
-        raise _NotPlainError
-    with np.errstate(over="ignore"):  # check.py refuses what became infinite, with its place
-        return numbers.astype(np.float32).reshape(len(rows), width), 1 + len(rows)
-
-
 def _read_ids(sequence: Any) -> tuple[Int64Array, int]:
     ids = np.frombuffer(_buffer(sequence, "i"), np.int64)
     if ids.size != len(sequence):
@@ -177,7 +188,6 @@ def _read_mask(sequence: Any) -> tuple[BoolArray, int]:
 
 
 _READERS: dict[str, Callable[[Any], tuple[NDArray[Any], int]]] = {
-    "hidden_states": _read_rows,
     "input_ids": _read_ids,
     "attention_mask": _read_mask,
 }

@@ -47,7 +47,6 @@ UNREADABLE = {
     "no exponent": (hidden_states("[[[1e]]]"), NUMBER),
     "underscore": (hidden_states("[[[1_000]]]"), NUMBER),
     "integer of 10,000 digits": (hidden_states(f"[[[{'7' * 10_000}]]]"), WHOLE),
-    "integer of 65 bits": (hidden_states("[[[100000000000000000000]]]"), WHOLE),
     "id of 67 bits": (b'{"input_ids":[[99999999999999999999]]}', NUMBER),
     "UTF-8 cut": (b'{"text":["caf\xc3"]}', UTF_8),
     "Latin-1": (b'{"text":["caf\xe9"]}', UTF_8),
@@ -122,10 +121,8 @@ def test_a_field_that_came_twice_is_refused(unharmed: httpx.Client, body: bytes,
 HEAVY = {
     "empty lists": b"[" + b"[]," * 5_000_000 + b"[]]",
     "nested empty lists": b"[" + b"[[]]," * 3_000_000 + b"[[]]]",
-    "positions of one number": b"[[" + b"[1]," * 3_000_000 + b"[1]]]",
     "objects": b"[" + b"{}," * 5_000_000 + b"{}]",
     "objects in a position": b"[[[" + b"{}," * 5_000_000 + b"{}]]]",
-    "numbers for sequences": b"[" + b"0," * 5_000_000 + b"0]",
 }
 
 
@@ -136,6 +133,23 @@ def test_millions_of_lists_are_refused_before_they_become_objects(unharmed: http
     response = post(unharmed, body)
     assert time.perf_counter() - start_s < 2
     assert_refused(response, 422, "too_many_lists", "body", "expected at most 262,144 lists in all, got more")
+
+
+@pytest.mark.parametrize(
+    ("lists", "code", "place", "message"),
+    [
+        (b"[[" + b"[1]," * 3_000_000 + b"[1]]]", "wrong_shape", "[0][0]", "expected hidden_size 8, got 1"),
+        (b"[" + b"0," * 5_000_000 + b"0]", "wrong_type", "[0]", "expected a list of positions, got a number"),
+    ],
+    ids=["positions of one number", "numbers for sequences"],
+)
+def test_millions_of_numbers_in_the_wrong_place_are_refused_in_time(
+    unharmed: httpx.Client, lists: bytes, code: str, place: str, message: str
+) -> None:
+    start_s = time.perf_counter()
+    response = post(unharmed, b'{"hidden_states":' + lists + b"}")
+    assert time.perf_counter() - start_s < 2
+    assert_refused(response, 422, code, f"hidden_states{place}", message)
 
 
 @pytest.mark.parametrize("depth", [4, 5, 65, 1_000, 1_023])

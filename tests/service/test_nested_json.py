@@ -19,6 +19,7 @@ FINITE = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.floats(width=32, allow_nan=False, allow_infinity=False),
     st.integers(-(2**63), 2**64 - 1),
+    st.integers(-(10**40), 10**40),
     st.sampled_from([0, -0.0, 1e-45, 1e-46, 5e-324, 3.4028234663852886e38, 16777217, 0.1, 1e39, 2**53 + 1]),
 )
 
@@ -89,10 +90,7 @@ def _number(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    value = int(text)
-    if not -(2**63) <= value < 2**64:
-        raise _RefusedError
-    return value
+    return int(text) if math.isfinite(float(text)) else int(_refuse(text))
 
 
 def _need(condition: object) -> None:
@@ -131,7 +129,7 @@ def _states(value: Any) -> list[bytes]:
 
 
 def _ids(value: Any) -> list[bytes]:
-    return [_bits(np.asarray(x, np.int64)) for x in _lists(value, lambda x: type(x) is int and x < 2**63)]
+    return [_bits(np.asarray(x, np.int64)) for x in _lists(value, lambda x: type(x) is int and -(2**63) <= x < 2**63)]
 
 
 def _mask(value: Any) -> list[bytes]:

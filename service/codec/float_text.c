@@ -1,0 +1,350 @@
+/* JSON's text of float32 tensors, both ways, without the interpreter: Python calls this through ctypes, which lets go
+ * of the interpreter's lock, so other threads go on meanwhile. float_text.py is its only caller and says what is
+ * guaranteed; nothing here allocates, and nothing is written past what the caller gives.
+ *
+ * Reading: a number is m · 10^e with m of at most 19 digits. It is made exactly (one operation on exact floats, or a
+ * division of integers) and rounded once to float64; the rest is strtod's. Then float64 becomes float32, as any JSON
+ * reader that knows float64 alone would have it.
+ *
+ * Writing: the shortest decimal that reads back as the same float32, and of these the closest: Raffaello Giulietti,
+ * "The Schubfach way to render doubles" (2020), for 32 bits.
+ */
+#include <float.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned __int128 uint128_t;
+
+/* ------------------------------------------------------------------------------------------------ reading */
+
+static const double POWERS_OF_TEN[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                       1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+
+/* 5^n for n <= 27, the powers below 2^63, so that 10^n = 5^n * 2^n. */
+static const uint64_t POWERS_OF_FIVE[] = {
+    1u, 5u, 25u, 125u, 625u, 3125u, 15625u, 78125u, 390625u, 1953125u, 9765625u, 48828125u, 244140625u, 1220703125u,
+    6103515625u, 30517578125u, 152587890625u, 762939453125u, 3814697265625u, 19073486328125u, 95367431640625u,
+    476837158203125u, 2384185791015625u, 11920928955078125u, 59604644775390625u, 298023223876953125u,
+    1490116119384765625u, 7450580596923828125u};
+
+/* Everything below gets the place of the next byte and the end of the text, and returns the place after what it took,
+ * or 0 if that was not there. */
+
+static const char *skip_space(const char *at, const char *end) {
+    while (at < end && (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t')) at++;
+    return at;
+}
+
+/* White space and this byte. */
+static const char *take(const char *at, const char *end, char byte) {
+    if (at < end && *at != byte) at = skip_space(at, end);
+    return at < end && *at == byte ? at + 1 : 0;
+}
+
+static bool is_digit(char byte) { return (unsigned char)(byte - '0') < 10; }
+
+/* The up to eight digits at the front of a word of text, as a number, and how many they are. Without a branch, since
+ * that is hard to foresee: what is no digit is shifted out, and zeros come in before the digits. */
+static uint64_t front_digits(const char *at, int *count) {
+    uint64_t word;
+    memcpy(&word, at, 8);
+    word ^= 0x3030303030303030; /* a digit becomes its value */
+    const uint64_t others = ((word + 0x7676767676767676) | word) & 0x8080808080808080;
+    *count = (__builtin_ctzll(others | (uint64_t)1 << 63) >> 3) + !others;
+    word = word << (32 - 4 * *count) << (32 - 4 * *count); /* by 64 in one step would not be C */
+    word = (word * 2561) >> 8 & 0x00ff00ff00ff00ff; /* pairs of digits, then fours, then all eight */
+    word = (word * 6553601) >> 16 & 0x0000ffff0000ffff;
+    return (word * 42949672960001) >> 32;
+}
+
+/* Digits, to the end of *mantissa. What flows over is the caller's to find, by the count of digits. */
+static const char *take_digits(const char *at, const char *end, uint64_t *mantissa) {
+    for (; at < end && is_digit(*at); at++) *mantissa = *mantissa * 10 + (uint64_t)(*at - '0');
+    return at;
+}
+
+/* The same, quick where many digits are expected. */
+static const char *take_fraction(const char *at, const char *end, uint64_t *mantissa) {
+    static const uint64_t SCALE[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
+    if (end - at >= 16) {
+        int first, second;
+        const uint64_t high = front_digits(at, &first), next = front_digits(at + 8, &second);
+        const uint64_t full = -(uint64_t)(first == 8);
+        second &= (int)full;
+        *mantissa = (*mantissa * SCALE[first] + high) * SCALE[second] + (next & full);
+        at += first + second;
+    }
+    return take_digits(at, end, mantissa);
+}
+
+/* mantissa / 10^power to the nearest float64, ties to even; 0 < mantissa, power <= 27. */
+static double divide(uint64_t mantissa, int power) {
+    const uint64_t divisor = POWERS_OF_FIVE[power];
+    const int mantissa_shift = __builtin_clzll(mantissa), divisor_shift = __builtin_clzll(divisor);
+    /* Both with their top bit set, and half of the one over the other: a quotient of 63 or 64 bits. */
+    const uint128_t numerator = (uint128_t)(mantissa << mantissa_shift) << 63;
+    const uint64_t denominator = divisor << divisor_shift;
+    uint64_t quotient = (uint64_t)(numerator / denominator);
+    const bool inexact = (uint128_t)quotient * denominator != numerator;
+    int exponent = divisor_shift - mantissa_shift - power - 63;
+    if (!(quotient >> 63)) {
+        quotient <<= 1;
+        exponent--;
+    }
+    uint64_t significand = quotient >> 11;
+    const uint64_t rest = quotient & 0x7ff;
+    if (rest > 0x400 || (rest == 0x400 && (inexact || (significand & 1)))) significand++;
+    /* A carry out of the significand runs into the exponent, which is what it should do. */
+    const uint64_t bits = ((uint64_t)(exponent + 11 + 1023 + 52) << 52) + (significand - ((uint64_t)1 << 52));
+    double value;
+    memcpy(&value, &bits, 8);
+    return value;
+}
+
+/* e, its sign and its digits. */
+static const char *take_exponent(const char *at, const char *end, int64_t *exponent) {
+    uint64_t power = 0;
+    const bool negative = ++at < end && *at == '-';
+    if (at < end && (*at == '-' || *at == '+')) at++;
+    const char *digits = at;
+    at = take_digits(at, end, &power);
+    if (at == digits) return 0;
+    if (at - digits > 8) power = 99999999; /* far beyond float64 in any case */
+    *exponent += negative ? -(int64_t)power : (int64_t)power;
+    return at;
+}
+
+/* A JSON number within float64. */
+static const char *take_number(const char *at, const char *end, float *value) {
+    at = skip_space(at, end);
+    const bool negative = at < end && *at == '-';
+    at += negative;
+    const char *start = at;
+    uint64_t mantissa = 0;
+    int64_t exponent = 0;
+    at = take_digits(at, end, &mantissa);
+    int64_t digits = at - start;
+    if (digits == 0 || (digits > 1 && *start == '0')) return 0;
+    if (at < end && *at == '.') {
+        const char *fraction = ++at;
+        at = take_fraction(at, end, &mantissa);
+        if (at == fraction) return 0;
+        exponent = fraction - at;
+        digits -= exponent;
+    }
+    if (at < end && (*at | 0x20) == 'e' && !(at = take_exponent(at, end, &exponent))) return 0;
+    double magnitude;
+    if (digits <= 19 && mantissa >> 53 == 0 && exponent >= -22 && exponent <= 22) {
+        magnitude = exponent < 0 ? (double)mantissa / POWERS_OF_TEN[-exponent] : (double)mantissa * POWERS_OF_TEN[exponent];
+    } else if (digits <= 19 && mantissa && exponent >= -27 && exponent < 0) {
+        magnitude = divide(mantissa, (int)-exponent);
+    } else {
+        char *stop;
+        magnitude = strtod(start, &stop);
+        if (stop != at || magnitude > DBL_MAX) return 0;
+    }
+    const float rounded = (float)magnitude;
+    uint32_t bits;
+    memcpy(&bits, &rounded, 4);
+    bits |= (uint32_t)negative << 31;
+    memcpy(value, &bits, 4);
+    return at;
+}
+
+/* Numbers between brackets; *count of them. */
+static const char *take_row(const char *at, const char *end, float *values, int64_t *count) {
+    const float *first = values;
+    if (!(at = take(at, end, '['))) return 0;
+    for (const char *next = at; next; next = take(at, end, ','))
+        if (!(at = take_number(next, end, values++))) return 0;
+    *count = values - first;
+    return take(at, end, ']');
+}
+
+/* See float_text.py: _read_part. */
+int64_t read_part(const char *body, int64_t stop, int64_t *position, bool resumed, bool cut, float *values,
+                  int64_t *shapes, int64_t max_sequences) {
+    const char *at = body + *position, *end = body + stop, *next;
+    int64_t sequences = 1, count;
+    shapes[0] = shapes[1] = 0;
+    if (!resumed && (!(at = take(at, end, '[')) || !(at = take(at, end, '[')))) return -1;
+    for (bool row = !resumed;; row = true) {
+        int64_t *rows = shapes + 2 * sequences - 2, *width = rows + 1;
+        if (row) {
+            if (!(at = take_row(at, end, values, &count))) return -1;
+            if ((*rows)++ == 0) *width = count;
+            if (count != *width) return -1;
+            values += count;
+            if (cut && at == end) break;
+        }
+        if ((next = take(at, end, ','))) { /* one more row */
+            at = next;
+        } else if (!(at = take(at, end, ']'))) {
+            return -1;
+        } else if ((next = take(at, end, ','))) { /* one more sequence */
+            if (sequences == max_sequences || !(at = take(next, end, '['))) return -1;
+            rows[2] = rows[3] = 0;
+            sequences++;
+        } else if ((at = take(at, end, ']'))) {
+            break;
+        } else {
+            return -1;
+        }
+    }
+    *position = at - body;
+    return sequences;
+}
+
+/* ------------------------------------------------------------------------------------------------ writing */
+
+enum { LEAST_POWER = -31 };
+
+/* 10^n / 2^(floor(log2 10^n) - 63), rounded up; n from LEAST_POWER to 45. A test makes them again. */
+static const uint64_t SCALES[] = {
+    0x81ceb32c4b43fcf5, 0xa2425ff75e14fc32, 0xcad2f7f5359a3b3f, 0xfd87b5f28300ca0e, 0x9e74d1b791e07e49,
+    0xc612062576589ddb, 0xf79687aed3eec552, 0x9abe14cd44753b53, 0xc16d9a0095928a28, 0xf1c90080baf72cb2,
+    0x971da05074da7bef, 0xbce5086492111aeb, 0xec1e4a7db69561a6, 0x9392ee8e921d5d08, 0xb877aa3236a4b44a,
+    0xe69594bec44de15c, 0x901d7cf73ab0acda, 0xb424dc35095cd810, 0xe12e13424bb40e14, 0x8cbccc096f5088cc,
+    0xafebff0bcb24aaff, 0xdbe6fecebdedd5bf, 0x89705f4136b4a598, 0xabcc77118461cefd, 0xd6bf94d5e57a42bd,
+    0x8637bd05af6c69b6, 0xa7c5ac471b478424, 0xd1b71758e219652c, 0x83126e978d4fdf3c, 0xa3d70a3d70a3d70b,
+    0xcccccccccccccccd, 0x8000000000000000, 0xa000000000000000, 0xc800000000000000, 0xfa00000000000000,
+    0x9c40000000000000, 0xc350000000000000, 0xf424000000000000, 0x9896800000000000, 0xbebc200000000000,
+    0xee6b280000000000, 0x9502f90000000000, 0xba43b74000000000, 0xe8d4a51000000000, 0x9184e72a00000000,
+    0xb5e620f480000000, 0xe35fa931a0000000, 0x8e1bc9bf04000000, 0xb1a2bc2ec5000000, 0xde0b6b3a76400000,
+    0x8ac7230489e80000, 0xad78ebc5ac620000, 0xd8d726b7177a8000, 0x878678326eac9000, 0xa968163f0a57b400,
+    0xd3c21bcecceda100, 0x84595161401484a0, 0xa56fa5b99019a5c8, 0xcecb8f27f4200f3a, 0x813f3978f8940985,
+    0xa18f07d736b90be6, 0xc9f2c9cd04674edf, 0xfc6f7c4045812297, 0x9dc5ada82b70b59e, 0xc5371912364ce306,
+    0xf684df56c3e01bc7, 0x9a130b963a6c115d, 0xc097ce7bc90715b4, 0xf0bdc21abb48db21, 0x96769950b50d88f5,
+    0xbc143fa4e250eb32, 0xeb194f8e1ae525fe, 0x92efd1b8d0cf37bf, 0xb7abc627050305ae, 0xe596b7b0c643c71a,
+    0x8f7e32ce7bea5c70, 0xb35dbf821ae4f38c};
+
+/* scale * value / 2^64, with any lost bit put into the lowest one. */
+static uint32_t scale_to_odd(uint64_t scale, uint32_t value) {
+    const uint128_t product = (uint128_t)scale * value;
+    return (uint32_t)(product >> 64) | ((uint64_t)product >> 33 != 0);
+}
+
+/* Shortest decimal digits * 10^*power of a finite positive float32; digits may end in zeros. */
+static uint32_t shortest(uint32_t bits, int *power) {
+    const uint32_t fraction = bits & 0x7fffff, biased = bits >> 23;
+    const uint32_t significand = biased ? fraction | 0x800000 : fraction;
+    const int exponent = biased ? (int)biased - 150 : -149;
+    const uint32_t below_point = (((uint32_t)1 << (-exponent & 31)) - 1) & significand;
+    if (((uint32_t)-exponent < 24) & (below_point == 0)) { /* a whole number below 2^24 */
+        *power = 0;
+        return significand >> -exponent;
+    }
+    const bool odd = significand & 1, lower_is_closer = fraction == 0 && biased > 1;
+    const int k = (exponent * 1262611 - (lower_is_closer ? 524031 : 0)) >> 22; /* floor(log10 of the interval's width) */
+    const int shift = exponent + ((-k * 1741647) >> 19) + 1;                    /* floor(log2 10^-k) */
+    const uint64_t scale = SCALES[-k - LEAST_POWER];
+    const uint32_t lower = scale_to_odd(scale, (4 * significand - 2 + lower_is_closer) << shift) + odd;
+    const uint32_t value = scale_to_odd(scale, 4 * significand << shift);
+    const uint32_t upper = scale_to_odd(scale, (4 * significand + 2) << shift) - odd;
+    const uint32_t whole = value / 4;
+    /* One digit fewer if just one such decimal is inside; else the nearer of the two around. Selected, not branched to. */
+    const uint32_t tens = whole / 10;
+    const bool tens_below = lower <= 40 * tens, tens_above = 40 * tens + 40 <= upper;
+    const bool below = lower <= 4 * whole, above = 4 * whole + 4 <= upper;
+    const uint32_t middle = 4 * whole + 2;
+    const bool nearer_above = value + (whole & 1) > middle;
+    const uint32_t full = whole + (below != above ? above : nearer_above);
+    const bool shorter = whole >= 10 && tens_below != tens_above;
+    *power = k + shorter;
+    return shorter ? tens + tens_above : full;
+}
+
+static int count_digits(uint32_t digits) {
+    static const uint32_t LEAST[] = {0, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
+    const int guess = ((32 - __builtin_clz(digits)) * 1233) >> 12;
+    return guess + 1 - (digits < LEAST[guess]);
+}
+
+/* Sixteen digits of a number below 10^9, with zeros before its own: fours of digits, then pairs, then digits. */
+static void put_digits(char *out, uint32_t number) {
+    const uint32_t low = number % 100000000;
+    const uint64_t fours = low / 10000 | (uint64_t)(low % 10000) << 32;
+    const uint64_t hundreds = (fours * 10486 >> 20) & 0x0000007f0000007f;
+    const uint64_t pairs = hundreds | (fours - 100 * hundreds) << 16;
+    const uint64_t tens = (pairs * 103 >> 10) & 0x000f000f000f000f;
+    const uint64_t digits = tens | (pairs - 10 * tens) << 8 | 0x3030303030303030;
+    memset(out, '0', 7);
+    out[7] = (char)('0' + number / 100000000);
+    memcpy(out + 8, &digits, 8);
+}
+
+/* digits * 10^power as orjson writes it: 0.000001 … 999999999999.0 plain, the rest as 1.5e-7, 1.5e+13. Writes up to 30
+ * bytes, of which those before the returned place count. */
+static char *put_decimal(char *out, uint32_t digits, int power) {
+    while (digits % 10 == 0) digits /= 10, power++;
+    const int count = count_digits(digits), point = count + power;
+    char text[48]; /* the digits with zeros on both sides, so that two copies of fixed length write them */
+    put_digits(text, digits);
+    memset(text + 16, '0', 32);
+    const char *start = text + 16 - count;
+    if (point < -5 || point > 13) {
+        const int exponent = point - 1, magnitude = exponent < 0 ? -exponent : exponent;
+        out[0] = start[0];
+        out[1] = '.';
+        memcpy(out + 2, start + 1, 8);
+        out += count == 1 ? 1 : count + 1;
+        *out++ = 'e';
+        *out++ = exponent < 0 ? '-' : '+';
+        if (magnitude > 9) *out++ = (char)('0' + magnitude / 10);
+        *out++ = (char)('0' + magnitude % 10);
+        return out;
+    }
+    const int whole = point < 1 ? 1 : point, fraction = count > point ? count - point : 1;
+    start -= whole - point;
+    memcpy(out, start, 16);
+    out[whole] = '.';
+    memcpy(out + whole + 1, start + whole, 16);
+    return out + whole + 1 + fraction;
+}
+
+static char *put_number(char *out, uint32_t bits) {
+    *out = '-';
+    out += bits >> 31;
+    bits &= 0x7fffffff;
+    if (bits == 0) {
+        memcpy(out, "0.0", 3);
+        return out + 3;
+    }
+    int power;
+    const uint32_t digits = shortest(bits, &power);
+    return put_decimal(out, digits, power);
+}
+
+/* Numbers of one list, without its brackets; 0 if one is not finite. */
+static char *put_row(char *out, const float *values, int64_t count) {
+    for (const float *end = values + count; values < end; values++) {
+        uint32_t bits;
+        memcpy(&bits, values, 4);
+        if ((bits & 0x7f800000) == 0x7f800000) return 0;
+        out = put_number(out, bits);
+        *out++ = ',';
+    }
+    return count ? out - 1 : out;
+}
+
+/* Items of a nested list of the shape, without its brackets; `stride` values an item of the first axis. */
+static char *put_items(char *out, const float *values, const int64_t *shape, int64_t rank, int64_t stride) {
+    if (rank == 1) return put_row(out, values, *shape);
+    for (int64_t index = 0; index < *shape; index++) {
+        if (index) *out++ = ',';
+        *out++ = '[';
+        if (!(out = put_items(out, values + index * stride, shape + 1, rank - 1, shape[1] ? stride / shape[1] : 0))) return 0;
+        *out++ = ']';
+    }
+    return out;
+}
+
+/* See float_text.py: _write_items. */
+int64_t write_items(const float *values, const int64_t *shape, int64_t rank, char *out) {
+    int64_t stride = 1;
+    for (int64_t axis = 1; axis < rank; axis++) stride *= shape[axis];
+    const char *end = put_items(out, values, shape, rank, stride);
+    return end ? end - out : -1;
+}

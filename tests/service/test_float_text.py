@@ -1,0 +1,188 @@
+"""float_text.c against Python's own reading of numbers, and against orjson's writing of them."""
+
+import json
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.codec import float_text
+from service.codec.float_text import LIBRARY, read, write
+
+many = settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+DIGITS = st.text("0123456789", min_size=1, max_size=30)
+EXPONENTS = st.builds(
+    str.__add__, st.sampled_from(["e", "E", "e+", "e-", "E-"]), st.text("0123456789", min_size=1, max_size=3)
+)
+NUMBERS = st.builds(
+    lambda sign, whole, fraction, exponent: f"{sign}{int(whole)}{fraction}{exponent}",
+    st.sampled_from(["", "-"]),
+    DIGITS,
+    st.one_of(st.just(""), DIGITS.map(".{}".format)),
+    st.one_of(st.just(""), EXPONENTS),
+)
+DOUBLES = st.floats(allow_nan=False, allow_infinity=False).map(repr)
+
+
+def _near_half(significand: int, power: int, digits: int) -> str:
+    with localcontext(prec=200):
+        half = Decimal(2 * significand + 1) * Decimal(2) ** power
+    return format(half, f".{digits}g")
+
+
+# Between two float64 neighbours, where rounding is hardest.
+NEAR_HALVES = st.builds(_near_half, st.integers(2**52, 2**53 - 1), st.integers(-100, -45), st.integers(16, 40))
+
+
+def _float32(text: str) -> np.float32:
+    with np.errstate(over="ignore"):
+        return np.float64(float(text)).astype(np.float32)
+
+
+def _bits(array: Any) -> list[int]:
+    return list(np.asarray(array, np.float32).ravel().view(np.uint32))
+
+
+def _text(array: Any) -> bytes | None:
+    pieces = write(np.asarray(array, np.float32, order="C"))
+    return None if pieces is None else b"".join(pieces)
+
+
+@many
+@given(st.one_of(NUMBERS, DOUBLES, NEAR_HALVES))
+def test_a_number_is_read_as_python_reads_it_and_rounded_to_float32(text: str) -> None:
+    found = read(f"[[[{text}]]]".encode(), 0)
+    if not np.isfinite(float(text)):
+        assert found is None
+        return
+    assert found is not None
+    assert _bits(found[0][0]) == _bits(_float32(text))
+
+
+def _sequences(widths: list[int], lengths: list[int]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    random = np.random.default_rng(len(lengths))
+    return [
+        random.standard_normal((length, widths[i % len(widths)])).astype(np.float32) for i, length in enumerate(lengths)
+    ]
+
+
+@many
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.lists(st.integers(1, 9), min_size=1, max_size=9),
+    st.sampled_from([None, 0, 1]),
+    st.sampled_from([b"", b"]", b',"attention_mask":[[1,1],[1]]}', b" " * 3000]),
+)
+def test_ragged_sequences_are_the_same_whole_and_halved(
+    widths: list[int], lengths: list[int], indent: int | None, after: bytes
+) -> None:
+    sequences = _sequences(widths, lengths)
+    text = json.dumps([rows.tolist() for rows in sequences], indent=indent).encode()
+    for least in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(float_text, "_HALVED_BYTES", least)
+            found = read(b"x:" + text + after, 2)
+        assert found is not None
+        assert found[1] == 2 + len(text)
+        assert [rows.shape for rows in found[0]] == [rows.shape for rows in sequences]
+        assert [_bits(rows) for rows in found[0]] == [_bits(rows) for rows in sequences]
+
+
+WRONG = """
+[ [[ [[[ [[[1 [[[1] [[[1]] [] [[]] [[[]]] [1] [[1]] [[[[1]]]] [[[1],2]] [[[1]],2] [[[1],[2,3]]] [[[1,]]] [[[,1]]]
+[[[1]],] [[[1],]] [[[1]][[2]]] [[[1][2]]] [[[01]]] [[[-]]] [[[+1]]] [[[.5]]] [[[1.]]] [[[1.e5]]] [[[1e]]] [[[1e+]]]
+[[[1e999]]] [[[-1e999]]] [[[0x10]]] [[[NaN]]] [[[Infinity]]] [[[null]]] [[[true]]] [[["1"]]] [[[1_0]]] [[[1;2]]]
+[[[1.5.5]]] [[[inf]]]
+"""
+WRONG_SPACE = ["", "[[[- 1]]]", "[[[1 2]]]", "[[[1\x00]]]", "[[[1\xa0]]]", "[[[1\v]]]"]
+
+
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("text", [*WRONG.split(), *WRONG_SPACE])
+def test_what_is_no_list_of_sequences_is_not_read(monkeypatch: pytest.MonkeyPatch, text: str, halved: bool) -> None:  # noqa: FBT001
+    if halved:
+        monkeypatch.setattr(float_text, "_HALVED_BYTES", 0)
+    assert read(text.encode("latin-1"), 0) is None
+
+
+def test_every_cut_of_a_good_text_is_not_read_and_every_changed_byte_is_jsons_reading_or_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(float_text, "_HALVED_BYTES", 0)
+    text = b"[[[1.25,-0.5e1],[3,4]],[[12345678.9,0]]]"
+    assert [read(text[:end], 0) for end in range(len(text))] == [None] * len(text)
+    for place in range(len(text)):
+        for byte in b'[]",.-+eE0129 \n\x00{}':
+            changed = text[:place] + bytes([byte]) + text[place + 1 :]
+            if (found := read(changed, 0)) is not None:
+                lists = json.loads(changed[: found[1]])
+                assert [_bits(rows) for rows in found[0]] == [_bits(np.asarray(rows, np.float32)) for rows in lists]
+
+
+def test_more_sequences_than_the_bound_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float_text, "MAX_SEQUENCES", 3)
+    assert read(b"[[[1]],[[1]],[[1]]]", 0) is not None
+    assert read(b"[[[1]],[[1]],[[1]],[[1]]]", 0) is None
+
+
+SHAPES = [(1,), (5,), (2, 3), (1, 1, 1), (4, 1, 2), (2, 3, 4, 5), (0,), (2, 0), (700, 30)]
+
+
+def test_a_number_alone_is_written_without_brackets() -> None:
+    assert _text(np.float32(0.1)) == b"0.1"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lists_are_written_as_orjson_writes_them(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    assert _text(values) == orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _assert_written(bits: Any) -> None:
+    values = bits.astype(np.uint32).view(np.float32)
+    values = values[np.isfinite(values)]
+    assert _text(values) == orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+@many
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=50), st.integers(0, 2**32 - 2000))
+def test_the_shortest_text_of_a_float32_is_orjsons(anywhere: list[int], start: int) -> None:
+    _assert_written(np.asarray(anywhere, np.uint64))
+    _assert_written(np.arange(start, start + 1000, dtype=np.uint64))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_text_of_every_float32_is_orjsons() -> None:
+    for start in range(0, 2**32, 2**22):
+        _assert_written(np.arange(start, start + 2**22, dtype=np.uint64))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 19_999, 39_999])
+def test_what_is_not_finite_is_not_written(value: float, place: int) -> None:
+    values = np.zeros(40_000, np.float32)
+    values[place] = value
+    assert _text(values.reshape(400, 100)) is None
+
+
+def test_the_table_of_powers_is_what_python_computes() -> None:
+    source = (Path(LIBRARY).parent / "float_text.c").read_text()
+    table = source.partition("SCALES[] = {")[2].partition("}")[0]
+    found = [int(word, 16) for word in table.replace(",", " ").split()]
+    expected = []
+    for power in range(-31, 46):
+        scaled = Fraction(10) ** power
+        while scaled >= 2:
+            scaled /= 2
+        while scaled < 1:
+            scaled *= 2
+        expected.append(-(-scaled.numerator * 2**63 // scaled.denominator))
+    assert found == expected
