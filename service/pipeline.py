@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import TypeVar
 
 from service.admission import hold_queue, ticket
 from service.batcher import Answer
@@ -12,6 +14,9 @@ from service.repository import Model
 from service.settings import Settings
 from service.tensors import BlockRequest, Float32Array, Sequence, Tensors
 from service.view import view
+
+T = TypeVar("T")
+_OFF_LOOP_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +42,23 @@ async def answer(model: Model, body: bytes, codec: ModuleType, settings: Setting
         GlassblockError: the request cannot be answered; says why.
     """
     start_s = time.perf_counter()
-    request = await examine(codec.decode(body), model, settings)
+    tensors = await _off_loop(len(body), codec.decode, body)
+    request = await examine(tensors, model, settings)
     ticket(request, model.spec, settings)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
-    data = codec.encode(result, model.spec.name, model.spec.version)
+    data = await _off_loop(result.nbytes, codec.encode, result, model.spec.name, model.spec.version)
     timings = Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
     model.metrics.observe_stages(timings.decode_s, timings.queue_s, timings.run_s, timings.encode_s)
     return data, timings
+
+
+async def _off_loop(size_bytes: int, function: Callable[..., T], *arguments: object) -> T:
+    """Calls in a thread what would hold the event loop, and so everybody else, for more than a few milliseconds."""
+    if size_bytes < _OFF_LOOP_BYTES:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
 
 
 async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:

@@ -112,3 +112,8 @@ class BlockResult:
     tokens: tuple[tuple[str, ...], ...] | None
     queue_s: float
     run_s: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for arrays in self.outputs.values() for array in arrays)
