@@ -3,13 +3,11 @@
 import argparse
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from load_tests.server import running_server
+from load_tests.server import default_server
 
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
-MODELS = Path("models")
 
 
 def run_locust(host: str, users: int, seconds: int) -> int:
@@ -30,11 +28,8 @@ def main() -> None:
     parser.add_argument("--time", type=int, required=True, help="seconds")
     parser.add_argument("host", nargs="?", help="URL of a running server; without, one of the default model is started")
     options = parser.parse_args()
-    if options.host:
-        sys.exit(run_locust(options.host, options.users, options.time))
-    subprocess.run([sys.executable, "-m", "export", "--default", f"--models={MODELS}"], check=True)
-    with tempfile.TemporaryDirectory() as folder, running_server(MODELS, Path(folder)) as server:
-        code = run_locust(f"http://{server.address}", options.users, options.time)
+    with default_server(options.host) as url:
+        code = run_locust(url, options.users, options.time)
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,18 @@ def running_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def default_server(host: str | None) -> Iterator[str]:
+    """The URL given, or that of a server of the default model, which is exported to models/ if it is not there."""
+    if host:
+        yield host
+        return
+    models = Path("models")
+    subprocess.run([sys.executable, "-m", "export", "--default", f"--models={models}"], check=True)
+    with tempfile.TemporaryDirectory() as folder, running_server(models, Path(folder)) as server:
+        yield f"http://{server.address}"
 
 
 @contextmanager
