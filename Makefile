@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 USERS ?= 8
 TIME ?= 30
+RATE ?= 20
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long serve load bench bench-peers clean
+.PHONY: install check test test-long serve load load-open overload bench bench-peers clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -46,6 +47,12 @@ serve: install  ## Export the default model once, then serve it on port 8000
 
 load: install  ## USERS ask for TIME seconds: a server started for it, or the one at HOST
 	$(BIN)/python -m load_tests.load --users $(USERS) --time $(TIME) $(HOST)
+
+load-open: install  ## RATE requests a second for TIME seconds, due whether the server keeps up or not
+	$(BIN)/python -m load_tests.open_loop --rate $(RATE) --time $(TIME) $(HOST)
+
+overload: install  ## Five times the measured peak: goodput, codes, and a quick answer afterwards
+	$(BIN)/python -m load_tests.overload
 
 bench: install  ## Latency, throughput and cost against raw session.run; SECONDS and ROUNDS shorten it
 	$(BIN)/python -m load_tests.bench $(LENGTH)

@@ -13,9 +13,11 @@ import json
 import logging
 import math
 import random
+import sys
 import urllib.request
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from locust import FastHttpUser, events, tag, task
@@ -120,30 +122,49 @@ def _add_options(parser: LocustArgumentParser) -> None:
     )
 
 
+@events.init.add_listener
+def _prepare_early(environment: Environment, **_: object) -> None:
+    """Without a page the time of the run begins right after this, and must not be spent on the bodies."""
+    if _options(environment).headless:
+        try:
+            _prepare(environment)
+        except StopTest as error:
+            sys.exit(str(error))
+
+
 @events.test_start.add_listener
-def _prepare(environment: Environment, **_: object) -> None:
-    options = environment.parsed_options
-    assert options is not None
+def _prepare_late(environment: Environment, **_: object) -> None:
+    """With the page, host and model are known when it is started."""
+    if not _options(environment).headless:
+        _prepare(environment)
+
+
+def _prepare(environment: Environment) -> None:
+    options = _options(environment)
 
     def fetch(path: str, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"{environment.host}{path}", data, _headers(options))  # noqa: S310
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return bytes(answer.read())
 
+    def describe(name: str) -> Model:
+        return Model(json.loads(fetch(f"/v1/models/{name}")), partial(fetch, f"/v1/models/{name}/forward"))
+
     try:
-        names = {model["name"] for model in json.loads(fetch("/v1/models"))["models"]}
-        wanted = {options.model} if options.model else names
-        described = [(f"/v1/models/{name}/forward", json.loads(fetch(f"/v1/models/{name}"))) for name in sorted(wanted)]
-        _models[:] = [Model(d, lambda data, path=path: fetch(path, data)) for path, d in described]  # type: ignore[misc]
+        served = [model["name"] for model in json.loads(fetch("/v1/models"))["models"]]
+        _models[:] = [describe(name) for name in ([options.model] if options.model else sorted(set(served)))]
     except (OSError, ValueError, KeyError) as error:
-        environment.process_exit_code = 1
         raise StopTest(f"{environment.host} does not answer as a Glassblock does before the load: {error}") from error
+
+
+def _options(environment: Environment) -> Namespace:
+    options: Namespace = environment.parsed_options
+    return options
 
 
 @events.quitting.add_listener
 def _judge(environment: Environment, **_: object) -> None:
-    options, total = environment.parsed_options, environment.stats.total
-    assert options is not None
+    options, total = _options(environment), environment.stats.total
     p99_ms = total.get_response_time_percentile(0.99) or 0
     faults = [
         f"{total.num_failures} of {total.num_requests} requests failed" if total.num_failures else "",
@@ -163,7 +184,7 @@ class Client(FastHttpUser):
 
     def on_start(self) -> None:
         """What none of the models can be asked is not among this user's tasks."""
-        self.headers = _headers(self.environment.parsed_options)
+        self.headers = _headers(_options(self.environment))
         kinds = {kind for model in _models for kind in model.bodies}
         self.tasks = [task for task in self.tasks if getattr(task, "__name__", "") in kinds]
 

@@ -1,9 +1,9 @@
 """`make overload`: five times what the server can do, and what is left of what it can do.
 
-In turn, so that a drift of the machine falls on both: the peak P in a closed loop, then an open loop at 5 × P. The server
-has one core and the generator another, in both, so that neither takes the other's time. The block is small and its
-bodies are smaller still, so that a generator on one core can send 5 × P of them: it is the run that limits the server, as
-it is with large blocks.
+In turn, so that a drift of the machine falls on both: the peak in a closed loop, then an open loop at five times that
+rate. The server has one core and the generator another, in both, so that neither takes the other's time. The block is
+slow for its width, so that its bodies are small, the run is what limits the server, as with large blocks, and a
+generator on one core can send five times as many.
 """
 
 import json
@@ -92,7 +92,7 @@ def main() -> None:
             figures = measure(Load(server.address, request, most_connections=1024), console)
     console.print_json(json.dumps(figures))
     faults = judge(figures)
-    console.print(f"goodput at {FACTOR} × peak: {figures['goodput_share']:.0%} of the peak", highlight=False)
+    console.print(f"goodput at {FACTOR} times the peak: {figures['goodput_share']:.0%} of the peak", highlight=False)
     sys.exit("\n".join(faults) if faults else 0)
 
 

@@ -39,7 +39,7 @@ def locust(host: str, *flags: str, seconds: int = 3) -> tuple[int, str]:
 
 
 def test_every_model_is_asked_in_every_way_it_can_be(server: Server, client: httpx.Client) -> None:
-    code, said = locust(server.url, "--max-p99-ms=30000", "--min-rate=0.1", seconds=4)
+    code, said = locust(server.url, "--max-p99-ms=30000", "--min-rate=0.1", seconds=3)
     assert code == 0, said
     kinds = {"short", "ragged", "attention", "text"}
     for model in client.get("/v1/models").json()["models"]:
@@ -61,7 +61,7 @@ def test_a_server_that_cannot_answer_before_the_load_is_not_loaded(server: Serve
     code, said = locust(server.url, "--model=no-such-model")
     assert code == 1
     assert "does not answer as a Glassblock does before the load: HTTP Error 404" in said
-    assert "nothing was answered" in said
+    assert "POST" not in said
 
 
 @contextmanager
