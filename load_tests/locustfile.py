@@ -158,7 +158,8 @@ def _prepare(environment: Environment) -> None:
 
 
 def _options(environment: Environment) -> Namespace:
-    options: Namespace = environment.parsed_options
+    options = environment.parsed_options
+    assert isinstance(options, Namespace)
     return options
 
 
