@@ -15,6 +15,7 @@ import uvicorn
 from service import logs
 from service.app import Application, load_models
 from service.banner import print_banner
+from service.connection import with_limits
 from service.errors import StartError
 from service.repository import Repository, check_golden
 from service.settings import Settings, read_settings
@@ -74,7 +75,7 @@ class Server(uvicorn.Server):
                 self.application.asgi,
                 host=settings.http_host,
                 port=settings.http_port,
-                http="httptools",
+                http=with_limits(settings),
                 ws="none",
                 log_config=None,
                 access_log=False,

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +17,7 @@ from service.errors import (
     SwitchedOffError,
     UnavailableError,
 )
-from service.logs import PROBE_PATHS
+from service.keys import ApiKeys
 from service.manifest import ModelSpec
 from service.settings import Settings
 from service.tensors import BlockRequest
@@ -34,6 +34,8 @@ class Lifecycle:
     state: Literal["loading", "ready", "draining", "closed", "dead"] = "loading"
 
 
+PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # asked all the time by machines
+_ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
 _SENTENCES = {
     "loading": "the models are still loading",
     "closed": "the server is shutting down",
@@ -44,58 +46,115 @@ _SENTENCES = {
 class Door:
     """Pure ASGI: refuses early what cannot be served, reads the body under its limit, ends work for who has left.
 
+    A request is under way once its body is whole, or so much of it is here that it needs room: who sends a body byte by
+    byte takes no place from others.
+
     Args:
         app: the application behind the door.
         settings: the limits.
         lifecycle: read at every request.
+        waiting: positions that wait for the model that a path names, 0 if it names none.
+        keys: those that open the door; None opens it for all.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        waiting: Callable[[str], int],
+        keys: ApiKeys | None,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._lifecycle = lifecycle
+        self._waiting = waiting
+        self._keys = keys
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or refuses it."""
-        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            self._refuse(scope)
+            self._turn_away(scope)
+            if scope["path"] not in PROBE_PATHS:
+                self._shed(scope)
+                await self._serve(scope, receive, send)
+                return
         except GlassblockError as error:
             await refuse(scope, send, error)
             return
-        self._in_flight += 1
-        metrics.IN_FLIGHT.set(self._in_flight)
-        try:
-            await self._serve(scope, receive, send)
-        except asyncio.CancelledError:  # drain_timeout_s is over, and the server cancels what is left
-            if "status" in scope:
-                raise
-            await refuse(scope, send, UnavailableError(_SENTENCES["closed"], code="closed"))
-        finally:
-            self._in_flight -= 1
-            metrics.IN_FLIGHT.set(self._in_flight)
+        scope["probe"] = True
+        await self._app(scope, receive, send)
 
-    def _refuse(self, scope: Scope) -> None:
+    def _turn_away(self, scope: Scope) -> None:
+        """Refuses what is no request, and who has no key."""
+        if "fault" in scope:
+            raise scope["fault"]
+        if self._keys is not None and (name := self._keys.check(scope["path"], scope["headers"])):
+            scope["api_key"] = name
+
+    def _shed(self, scope: Scope) -> None:
+        """Refuses, before the body is read, what cannot be served now or at all."""
         if sentence := _SENTENCES.get(self._lifecycle.state):
             raise UnavailableError(sentence, code=self._lifecycle.state, headers={"Retry-After": "1"})
-        if self._in_flight >= self._settings.max_in_flight:
-            message = f"{self._settings.max_in_flight} requests are under way already; try again in a moment"
-            raise OverloadedError(message, code="in_flight", headers={"Retry-After": "1"})
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
             raise _too_large(self._settings)
+        self._hold_in_flight()
+        if scope["method"] == "POST":
+            hold_queue(self._waiting(scope["path"]), self._settings)
+
+    def _hold_in_flight(self) -> None:
+        if self._in_flight >= self._settings.max_in_flight:
+            message = f"{self._settings.max_in_flight} requests are under way already; try again in a moment"
+            raise OverloadedError(message, code="in_flight", headers={"Retry-After": "1"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await self._read(receive)
-        except GlassblockError as error:
-            await refuse(scope, send, error)
-            return
-        if body is None:
-            return
+            body = await self._read(scope, receive)
+            if body is not None:
+                await self._work(scope, body, receive, send)
+        except asyncio.CancelledError:  # drain_timeout_s is over, and the server cancels what is left
+            if "status" in scope:
+                raise
+            raise UnavailableError(_SENTENCES["closed"], code="closed") from None
+        finally:
+            if "under_way" in scope:
+                self._in_flight -= 1
+                metrics.IN_FLIGHT.set(self._in_flight)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body; None if the client left before it was sent."""
+        chunks, size = [], 0
+        while True:
+            message = await receive()
+            if "fault" in scope:
+                raise scope["fault"]
+            if message["type"] == "http.disconnect":
+                return None
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._settings.max_body_bytes:
+                raise _too_large(self._settings)
+            chunks.append(chunk)
+            whole = not message.get("more_body", False)
+            if whole or size >= _ROOMLESS_BYTES:
+                self._take_place(scope)
+            if whole:
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _take_place(self, scope: Scope) -> None:
+        if "under_way" not in scope:
+            self._hold_in_flight()
+            scope["under_way"] = True
+            self._in_flight += 1
+            metrics.IN_FLIGHT.set(self._in_flight)
+
+    async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Runs the application, and cancels it when the client leaves."""
         replay = _Replay(body, receive)
         work = asyncio.ensure_future(self._app(scope, replay, send))
         leaving = asyncio.ensure_future(replay.wait_for_disconnect())
@@ -109,21 +168,6 @@ class Door:
             work.cancel()
         if not work.cancelled():
             work.result()
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        """The whole body; None if the client left before it was sent."""
-        chunks, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._settings.max_body_bytes:
-                raise _too_large(self._settings)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class _Replay:
@@ -147,15 +191,17 @@ class _Replay:
         self._gone.set()
 
 
-async def refuse(scope: MutableMapping[str, Any], send: Send, error: GlassblockError) -> None:
-    """Sends an error without the application; the connection closes, since its body may still be on the way."""
+async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
+    """Sends an error without the application.
+
+    After a 429 the connection stays open, and what is left of the body is thrown away as it comes; who waits for
+    100 Continue may never send it.
+    """
     scope["error_code"] = error.code
     body = error.body(scope["request_id"])
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"connection", b"close"),
-    ]
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if error.status != OverloadedError.status or any(name == b"expect" for name, _ in scope["headers"]):
+        headers.append((b"connection", b"close"))
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

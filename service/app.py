@@ -14,6 +14,7 @@ from service import __version__, logs
 from service.admission import Door, Lifecycle
 from service.api import operations, v1
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
+from service.keys import read_keys
 from service.repository import Model, Repository, find_versions, load_model
 from service.settings import Settings
 
@@ -44,7 +45,8 @@ class Application:
         self.lifecycle = Lifecycle()
         self.repository = Repository()
         api = self._api()
-        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle))
+        keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
+        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self.repository.waiting, keys))
 
     def _api(self) -> FastAPI:
         api = FastAPI(

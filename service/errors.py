@@ -51,6 +51,12 @@ class UnreadableError(GlassblockError):
     status = 400
 
 
+class UnauthorizedError(GlassblockError):
+    """401: no key, or none of ours."""
+
+    status = 401
+
+
 class SwitchedOffError(GlassblockError):
     """403: the server has this, and a setting turned it off."""
 
@@ -75,10 +81,22 @@ class NotAcceptableError(GlassblockError):
     status = 406
 
 
+class LateError(GlassblockError):
+    """408: the request did not come within its deadline."""
+
+    status = 408
+
+
 class BodyTooLargeError(GlassblockError):
     """413: the body has more bytes than the limit."""
 
     status = 413
+
+
+class UrlTooLongError(GlassblockError):
+    """414: the target has more bytes than the limit."""
+
+    status = 414
 
 
 class UnsupportedMediaTypeError(GlassblockError):
@@ -97,6 +115,12 @@ class OverloadedError(GlassblockError):
     """429: shed; the same request may succeed a moment later."""
 
     status = 429
+
+
+class HeadTooLargeError(GlassblockError):
+    """431: more header lines or bytes than the limit."""
+
+    status = 431
 
 
 class RunFailedError(GlassblockError):

@@ -2,11 +2,11 @@
 
 import logging
 import os
-import queue
+import random
 import re
 import threading
 import time
-import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -22,9 +22,10 @@ _ASGIApp = Callable[
 
 CLIENT_GONE = 499
 _MAX_WAITING_LINES = 10_000
+_GATHER_S = 0.01  # lines of one moment are written at once: waking a thread and writing cost more than a refusal
 _STDOUT = 1
+_IDS = random.Random()  # noqa: S311 - an id need not be unguessable, and a system call for each costs more than the rest
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # asked all the time by machines
 
 
 def configure(level: str) -> None:
@@ -66,32 +67,43 @@ class _LineWriter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lines: queue.Queue[bytes] = queue.Queue(_MAX_WAITING_LINES)
-        threading.Thread(target=self._write, name="log", daemon=True).start()
+        self._lines: deque[bytes] = deque()
+        self._arrived = threading.Event()
+        self._writing = False
+        threading.Thread(target=self._work, name="log", daemon=True).start()
 
     def put(self, line: bytes) -> None:
         """Takes a line without its end."""
-        try:
-            self._lines.put_nowait(line + b"\n")
-        except queue.Full:
+        if len(self._lines) >= _MAX_WAITING_LINES:
             metrics.LOST_LOG_LINES.inc()
+            return
+        self._lines.append(line)
+        if not self._arrived.is_set():
+            self._arrived.set()
 
     debug = info = warning = error = critical = put  # what structlog calls by level
 
     def flush(self) -> None:
         deadline_s = time.monotonic() + 1
-        while self._lines.unfinished_tasks and time.monotonic() < deadline_s:
+        while (self._lines or self._writing) and time.monotonic() < deadline_s:
             time.sleep(0.002)
 
-    def _write(self) -> None:
+    def _work(self) -> None:
         while True:
-            line = self._lines.get()
-            try:
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
-            except OSError:  # nobody reads any more
-                metrics.LOST_LOG_LINES.inc()
-            self._lines.task_done()
+            self._arrived.wait()
+            time.sleep(_GATHER_S)
+            self._arrived.clear()
+            self._writing = True
+            self._write([self._lines.popleft() for _ in range(len(self._lines))])
+            self._writing = False
+
+    def _write(self, lines: list[bytes]) -> None:
+        data = memoryview(b"".join(line + b"\n" for line in lines))
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:  # nobody reads any more
+            metrics.LOST_LOG_LINES.inc(len(lines))
 
 
 class _Forward(logging.Handler):
@@ -143,7 +155,7 @@ class RequestLog:
             self._note(scope, seen, time.perf_counter() - start_s)
 
     def _note(self, scope: _Message, seen: dict[str, int], duration_s: float) -> None:
-        quiet = scope["path"] in PROBE_PATHS
+        quiet = "probe" in scope
         route = getattr(scope.get("route"), "path", "none")
         if not quiet:
             metrics.count_request(route, seen["status"], duration_s, scope.get("error_code"))
@@ -163,4 +175,4 @@ def _request_id(scope: _Message) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value.decode())
-    return uuid.uuid4().hex
+    return f"{_IDS.getrandbits(128):032x}"

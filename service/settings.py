@@ -17,6 +17,7 @@ PREFIX = "GLASSBLOCK_"
 _SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 Bytes = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class Settings(BaseSettings):
@@ -35,6 +36,20 @@ class Settings(BaseSettings):
     models: Path = Field(Path("models"), description="Folder of models, one NAME/VERSION folder an artifact.")
     http_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of NAME:SHA256 lines; where it is set, every route but the open ones asks for a key (401).",
+    )
+    max_connections: int = Field(4096, ge=1, description="Connections open at once, idle ones too (503 beyond).")
+    max_header_lines: int = Field(100, ge=1, description="Header lines of a request (431).")
+    max_header_bytes: int = Field(16_384, ge=1024, description="All header lines of a request, in bytes (431).")
+    max_url_bytes: int = Field(2048, ge=64, le=60_000, description="A request's URL, in bytes (414).")
+    idle_timeout_s: Seconds = Field(5.0, description="Seconds that a connection may be silent between requests.")
+    header_timeout_s: Seconds = Field(5.0, description="Seconds from a request's first byte to its last header (408).")
+    body_timeout_s: Seconds = Field(30.0, description="Seconds from the last header to the end of the body (408).")
+    answer_timeout_s: Seconds = Field(
+        30.0, description="Seconds in which a client must take a MiB of its answer, or the rest; else it is cut off."
+    )
     provider: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where graphs run. cuda without a usable CUDA device stops the start: no silent fallback."
     )

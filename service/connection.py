@@ -1,0 +1,265 @@
+"""The wire: uvicorn's protocol with deadlines for the client, limits on a head, and our own words for broken framing.
+
+What cannot become a request still becomes one ASGI call, whose scope holds the error under `fault`: the door refuses
+it like any other, so that it is answered in turn, logged in one line and counted once.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import GlassblockError, LateError, UnavailableError
+from service.head import examine, explain, head_too_large, hold_lines, hold_url, unreadable
+from service.settings import Settings
+
+LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
+LEAST_TAKEN_BYTES = 2**20  # of an answer, in each answer_timeout_s
+_TIMER_SLACK_S = 0.002  # the event loop counts in milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlet:
+    """All that uvicorn's cycle needs of a transport, with a close that lets the client read first."""
+
+    write: Callable[[bytes], None]
+    is_closing: Callable[[], bool]
+    close: Callable[[], None]
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection, closed when the client does not keep its deadlines.
+
+    There is one timer a connection, set anew only when a deadline comes earlier than it; callbacks of the parser just
+    note where the client is: `idle` between requests, in a `head`, in a `body`; the request is `whole`; it is `broken`
+    and being refused; or the connection `lingers` while the client reads its answer. A whole request has no deadline.
+
+    Attributes:
+        settings: the limits; given by `with_limits`.
+    """
+
+    settings: ClassVar[Settings]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the clock; beyond max_connections the client is told so, and beyond twice as many it is not."""
+        super().connection_made(transport)
+        outlet = _Outlet(transport.write, transport.is_closing, self._hang_up)
+        self._outlet = cast("asyncio.Transport", outlet)
+        self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
+        self._deadline_s = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._unsent_bytes = 0
+        self._held_bytes = 0
+        self._discarded_bytes = 0
+        limit = self.settings.max_connections
+        if len(self.connections) > 2 * limit:
+            transport.abort()
+        elif len(self.connections) > limit:
+            message = f"{limit:,} connections are open already; try again in a moment"
+            self._break(UnavailableError(message, code="too_many_connections", headers={"Retry-After": "1"}))
+        else:
+            self._await_client()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the clocks."""
+        super().connection_lost(exc)
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, unless the client has been refused already."""
+        if self._phase in {"broken", "lingers"}:
+            self._discard(len(data))
+            return
+        self._held_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # answered as if no upgrade had been offered; the connection closes after it
+        except httptools.HttpParserError as error:
+            self._break(explain(error))
+            return
+        if self._held_bytes > self.settings.max_header_bytes:
+            self._break(self._too_much())
+        elif self._deadline_s == math.inf:
+            self._await_client()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._discarded_bytes = 0
+        self._enter("head")
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        super().on_url(url)
+        hold_url(len(self.url), self.settings)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; those after the body are dropped, since the door has read the others by then."""
+        if self._phase != "head":
+            return
+        super().on_header(name, value)
+        hold_lines(len(self.headers), self.settings)
+
+    def on_headers_complete(self) -> None:
+        """Checks the head as a whole and hands the request on."""
+        examine(self.parser, self.url, self.headers, self.settings)
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False
+        self._enter("body")
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, kept for the application or, after an early answer, thrown away."""
+        self._held_bytes = 0
+        if self.cycle.response_complete:
+            self._discard(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        super().on_message_complete()
+        self._enter("idle" if self.cycle.response_complete else "whole")
+
+    def on_response_complete(self) -> None:
+        """Starts the next request that has come meanwhile, or waits for one."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing() or self._phase == "lingers":
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._phase == "whole":
+            self._phase = "idle"
+        if self._deadline_s == math.inf:
+            self._await_client()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        cycle.transport = self._outlet
+        super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        """Closes an idle connection; a busy one closes after its answer."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._hang_up()
+        else:
+            self.cycle.keep_alive = False
+
+    def pause_writing(self) -> None:
+        """The client takes its answer more slowly than it comes."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        """The client has taken all but a little."""
+        super().resume_writing()
+        if self._write_timer is not None and not self.transport.is_closing():
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _enter(self, phase: Literal["idle", "head", "body", "whole", "broken"]) -> None:
+        self._phase = phase
+        self._deadline_s = math.inf
+        self._held_bytes = 0
+
+    def _await_client(self) -> None:
+        """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
+        if self._phase == "idle":
+            self._set_deadline(self.settings.idle_timeout_s)
+        elif self._phase == "head":
+            self._set_deadline(self.settings.header_timeout_s)
+        elif self._phase == "body" and not self.pipeline:
+            self._set_deadline(self.settings.body_timeout_s)
+
+    def _set_deadline(self, timeout_s: float) -> None:
+        self._deadline_s = self.loop.time() + timeout_s
+        if self._deadline_s < self._timer_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        self._timer_s = self._deadline_s
+        self._timer = self.loop.call_at(self._timer_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_s = None, math.inf
+        if self._deadline_s == math.inf:
+            return
+        if self._deadline_s > self.loop.time() + _TIMER_SLACK_S:
+            self._start_timer()
+        elif self._phase == "idle":
+            self._hang_up()
+        elif self._phase == "lingers":
+            self.transport.abort()
+        else:
+            self._break(self._late())
+
+    def _break(self, error: GlassblockError) -> None:
+        """Has an error answered, after the requests before it; nothing more is read."""
+        if self._phase == "body" and self.cycle.response_complete:
+            self._hang_up()
+            return
+        if self._phase != "body":
+            self.on_message_begin()
+            self.url = b"/"
+            super().on_headers_complete()
+            self.scope["method"] = "none"
+        self.scope["fault"] = error  # type: ignore[typeddict-unknown-key]
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
+        self._enter("broken")
+
+    def _hang_up(self) -> None:
+        """Closes, so that the client can read its answer: unread input would make the system reset the connection."""
+        if self._phase in {"idle", "whole"} or self.transport.is_closing():
+            self.transport.close()
+            self._watch_writing()
+        elif self._phase != "lingers":
+            self._phase = "lingers"
+            self.flow.resume_reading()
+            self.transport.write_eof()
+            self._set_deadline(LINGER_S)
+
+    def _discard(self, size: int) -> None:
+        """Counts what comes after a refusal; a client that sends another whole body does not read its answer."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > self.settings.max_body_bytes:
+            self.transport.abort()
+
+    def _watch_writing(self) -> None:
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        if self._unsent_bytes and self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.settings.answer_timeout_s, self._on_write_timer)
+
+    def _on_write_timer(self) -> None:
+        self._write_timer = None
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes > max(0, self._unsent_bytes - LEAST_TAKEN_BYTES):
+            self.transport.abort()
+        else:
+            self._watch_writing()
+
+    def _late(self) -> LateError:
+        what = "body" if self._phase == "body" else "head"
+        timeout_s = self.settings.body_timeout_s if what == "body" else self.settings.header_timeout_s
+        return LateError(f"expected the {what} of the request within {timeout_s:g} s", code=f"{what}_timeout")
+
+    def _too_much(self) -> GlassblockError:
+        """Input that neither ends a head nor adds to a body: headers without end, a chunk's extensions, trailers."""
+        if self._phase == "body":
+            return unreadable("expected less between the chunks of the body", "body")
+        return head_too_large(self.settings)
+
+
+def with_limits(settings: Settings) -> type[Connection]:
+    """The protocol class that uvicorn makes one of for each connection."""
+    return type("Connection", (Connection,), {"settings": settings})

@@ -1,0 +1,94 @@
+"""What the head of a request must be, beyond what the parser holds it to."""
+
+import re
+from collections.abc import Sequence
+
+import httptools
+
+from service.errors import GlassblockError, HeadTooLargeError, UnreadableError, UrlTooLongError
+from service.settings import Settings
+
+_HOST = re.compile(rb"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?")
+_SEPARATORS = 4  # the colon, the space and the line's end
+
+
+def examine(
+    parser: httptools.HttpRequestParser, url: bytes, headers: Sequence[tuple[bytes, bytes]], settings: Settings
+) -> None:
+    """Refuses what the parser lets pass, at the end of a head.
+
+    Args:
+        parser: that has read the head.
+        url: its target.
+        headers: names in lower case, and values.
+        settings: the limits.
+
+    Raises:
+        UnreadableError: not a request we read, or one that another server might read differently.
+        HeadTooLargeError: more bytes than the limit.
+    """
+    hosts, size_bytes, has_body = 0, 0, False
+    for name, value in headers:
+        size_bytes += len(name) + len(value) + _SEPARATORS
+        if name == b"host":
+            hosts += 1 if _HOST.fullmatch(value) else 2
+        elif name == b"content-length":
+            has_body = True
+        elif name == b"transfer-encoding":
+            has_body = True
+            if value.lower() != b"chunked":
+                raise unreadable("expected no Transfer-Encoding but chunked", "Transfer-Encoding")
+    if size_bytes > settings.max_header_bytes:
+        raise head_too_large(settings)
+    if has_body and parser.should_upgrade():
+        raise unreadable("expected no Upgrade beside a body: this server speaks HTTP/1.1", "Upgrade")
+    _examine_line(parser.get_http_version(), url, hosts)
+
+
+def _examine_line(version: str, url: bytes, hosts: int) -> None:
+    if version not in {"1.1", "1.0"}:
+        raise unreadable("expected HTTP/1.1 or HTTP/1.0", "version")
+    if not url.startswith(b"/"):
+        raise unreadable("expected a target that begins with /", "URL")
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise unreadable("expected one Host: a name or an address, with or without a port", "Host")
+
+
+def explain(error: httptools.HttpParserError) -> GlassblockError:
+    """Our own error if a callback of the parser raised one, else the parser's in our words."""
+    if isinstance(error.__context__, GlassblockError):
+        return error.__context__
+    return unreadable("expected an HTTP/1.1 request, got bytes that are none", "")
+
+
+def hold_url(size_bytes: int, settings: Settings) -> None:
+    """Refuses a target that is too long, whether it has ended or not.
+
+    Raises:
+        UrlTooLongError: longer than the limit.
+    """
+    if size_bytes > settings.max_url_bytes:
+        message = f"expected a URL of at most {settings.max_url_bytes:,} bytes"
+        raise UrlTooLongError(message, code="url_too_long", at="URL")
+
+
+def hold_lines(count: int, settings: Settings) -> None:
+    """Refuses too many header lines, whether the head has ended or not.
+
+    Raises:
+        HeadTooLargeError: more than the limit.
+    """
+    if count > settings.max_header_lines:
+        message = f"expected at most {settings.max_header_lines:,} header lines"
+        raise HeadTooLargeError(message, code="too_many_headers", at="headers")
+
+
+def head_too_large(settings: Settings) -> HeadTooLargeError:
+    """The error for more bytes of headers than the limit."""
+    message = f"expected headers of at most {settings.max_header_bytes:,} bytes"
+    return HeadTooLargeError(message, code="headers_too_large", at="headers")
+
+
+def unreadable(sentence: str, at: str) -> UnreadableError:
+    """The error for bytes that are no request we read."""
+    return UnreadableError(sentence, code="invalid_http", at=at)
