@@ -46,8 +46,7 @@ _SENTENCES = {
 class Door:
     """Pure ASGI: refuses early what cannot be served, reads the body under its limit, ends work for who has left.
 
-    A request is under way once its body is whole, or so much of it is here that it needs room: who sends a body byte by
-    byte takes no place from others.
+    A request is under way once its body is whole or needs room: who sends it byte by byte takes no place from others.
 
     Args:
         app: the application behind the door.
@@ -79,15 +78,14 @@ class Door:
             return
         try:
             self._turn_away(scope)
-            if scope["path"] not in PROBE_PATHS:
+            if scope["path"] in PROBE_PATHS:
+                scope["probe"] = True
+                await self._app(scope, receive, send)
+            else:
                 self._shed(scope)
                 await self._serve(scope, receive, send)
-                return
         except GlassblockError as error:
             await refuse(scope, send, error)
-            return
-        scope["probe"] = True
-        await self._app(scope, receive, send)
 
     def _turn_away(self, scope: Scope) -> None:
         """Refuses what is no request, and who has no key."""
@@ -194,8 +192,7 @@ class _Replay:
 async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
     """Sends an error without the application.
 
-    After a 429 the connection stays open, and what is left of the body is thrown away as it comes; who waits for
-    100 Continue may never send it.
+    After a 429 the connection stays open, unless the client may send no body; what comes of it is thrown away.
     """
     scope["error_code"] = error.code
     body = error.body(scope["request_id"])

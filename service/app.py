@@ -46,7 +46,7 @@ class Application:
         self.repository = Repository()
         api = self._api()
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
-        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self.repository.waiting, keys))
+        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self._waiting, keys))
 
     def _api(self) -> FastAPI:
         api = FastAPI(
@@ -66,6 +66,12 @@ class Application:
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
         return api
+
+    def _waiting(self, path: str) -> int:
+        """Positions that wait for the model that a path names, as every face does, after /models/."""
+        name = path.partition("/models/")[2].partition("/")[0]
+        versions = self.repository.models.get(name, {})
+        return min((model.batcher.waiting for model in versions.values()), default=0)
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import GlassblockError, LateError, UnavailableError
-from service.head import examine, explain, head_too_large, hold_lines, hold_url, unreadable
+from service.errors import GlassblockError, UnavailableError
+from service.framing import examine, explain, hold_lines, hold_url, late, too_much
 from service.settings import Settings
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
@@ -47,16 +47,13 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock; beyond max_connections the client is told so, and beyond twice as many it is not."""
         super().connection_made(transport)
-        outlet = _Outlet(transport.write, transport.is_closing, self._hang_up)
-        self._outlet = cast("asyncio.Transport", outlet)
+        self._outlet = cast("asyncio.Transport", _Outlet(transport.write, transport.is_closing, self._hang_up))
         self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
         self._deadline_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._write_timer: asyncio.TimerHandle | None = None
-        self._unsent_bytes = 0
-        self._held_bytes = 0
-        self._discarded_bytes = 0
+        self._unsent_bytes = self._held_bytes = self._discarded_bytes = 0
         limit = self.settings.max_connections
         if len(self.connections) > 2 * limit:
             transport.abort()
@@ -69,6 +66,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the clocks."""
         super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.transport = self.transport  # or the two would hold each other until the garbage collector comes
         for timer in (self._timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
@@ -87,7 +86,7 @@ class Connection(HttpToolsProtocol):
             self._break(explain(error))
             return
         if self._held_bytes > self.settings.max_header_bytes:
-            self._break(self._too_much())
+            self._break(too_much(self._phase, self.settings))
         elif self._deadline_s == math.inf:
             self._await_client()
 
@@ -173,35 +172,32 @@ class Connection(HttpToolsProtocol):
     def _await_client(self) -> None:
         """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
         if self._phase == "idle":
-            self._set_deadline(self.settings.idle_timeout_s)
+            timeout_s = self.settings.idle_timeout_s
         elif self._phase == "head":
-            self._set_deadline(self.settings.header_timeout_s)
+            timeout_s = self.settings.header_timeout_s
         elif self._phase == "body" and not self.pipeline:
-            self._set_deadline(self.settings.body_timeout_s)
+            timeout_s = self.settings.body_timeout_s
+        else:
+            return
+        self._set_deadline(self.loop.time() + timeout_s)
 
-    def _set_deadline(self, timeout_s: float) -> None:
-        self._deadline_s = self.loop.time() + timeout_s
-        if self._deadline_s < self._timer_s:
+    def _set_deadline(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        if deadline_s < self._timer_s:
             if self._timer is not None:
                 self._timer.cancel()
-            self._start_timer()
-
-    def _start_timer(self) -> None:
-        self._timer_s = self._deadline_s
-        self._timer = self.loop.call_at(self._timer_s, self._on_timer)
+            self._timer, self._timer_s = self.loop.call_at(deadline_s, self._on_timer), deadline_s
 
     def _on_timer(self) -> None:
         self._timer, self._timer_s = None, math.inf
-        if self._deadline_s == math.inf:
-            return
-        if self._deadline_s > self.loop.time() + _TIMER_SLACK_S:
-            self._start_timer()
+        if self.loop.time() + _TIMER_SLACK_S < self._deadline_s:
+            self._set_deadline(self._deadline_s)
         elif self._phase == "idle":
             self._hang_up()
         elif self._phase == "lingers":
             self.transport.abort()
         else:
-            self._break(self._late())
+            self._break(late(self._phase, self.settings))
 
     def _break(self, error: GlassblockError) -> None:
         """Has an error answered, after the requests before it; nothing more is read."""
@@ -227,7 +223,7 @@ class Connection(HttpToolsProtocol):
             self._phase = "lingers"
             self.flow.resume_reading()
             self.transport.write_eof()
-            self._set_deadline(LINGER_S)
+            self._set_deadline(self.loop.time() + LINGER_S)
 
     def _discard(self, size: int) -> None:
         """Counts what comes after a refusal; a client that sends another whole body does not read its answer."""
@@ -247,17 +243,6 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._watch_writing()
-
-    def _late(self) -> LateError:
-        what = "body" if self._phase == "body" else "head"
-        timeout_s = self.settings.body_timeout_s if what == "body" else self.settings.header_timeout_s
-        return LateError(f"expected the {what} of the request within {timeout_s:g} s", code=f"{what}_timeout")
-
-    def _too_much(self) -> GlassblockError:
-        """Input that neither ends a head nor adds to a body: headers without end, a chunk's extensions, trailers."""
-        if self._phase == "body":
-            return unreadable("expected less between the chunks of the body", "body")
-        return head_too_large(self.settings)
 
 
 def with_limits(settings: Settings) -> type[Connection]:

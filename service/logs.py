@@ -166,6 +166,7 @@ class RequestLog:
             route=route,
             status=seen["status"],
             **({"code": scope["error_code"]} if "error_code" in scope else {}),
+            **({"api_key": scope["api_key"]} if "api_key" in scope else {}),
             duration_ms=round(duration_s * 1e3, 3),
             answer_bytes=seen["bytes"],
         )

@@ -27,6 +27,8 @@ STAGES = ("decode", "queue", "run", "encode")
 SHED_REASONS = (
     "loading", "closed", "dead", "in_flight", "body_too_large", "queue_full",
     "too_many_tokens", "too_much_attention", "answer_too_large", "layer_graphs_off",
+    "unauthorized", "too_many_connections", "invalid_http", "head_timeout", "body_timeout",
+    "url_too_long", "too_many_headers", "headers_too_large",
 )  # fmt: skip
 _MODEL = ["model", "version"]
 
@@ -40,7 +42,7 @@ REQUEST_SECONDS = Histogram(
     buckets=SECONDS,
 )
 IN_FLIGHT = Gauge("glassblock_in_flight_requests", "Requests under way.")
-SHED = Counter("glassblock_shed_total", "Requests refused at the door or by the ticket.", ["reason"])
+SHED = Counter("glassblock_shed_total", "Requests refused on the wire, at the door or by the ticket.", ["reason"])
 STAGE_SECONDS = Histogram(
     "glassblock_stage_duration_seconds", "Stages of an answered request.", [*_MODEL, "stage"], buckets=SECONDS
 )

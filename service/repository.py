@@ -65,11 +65,6 @@ class Repository:
             m for name in sorted(self.models) for _, m in sorted(self.models[name].items(), key=lambda i: int(i[0]))
         ]
 
-    def waiting(self, path: str) -> int:
-        """Positions that wait for the model that a URL's path names after /models/, in its least busy version."""
-        name = path.partition("/models/")[2].partition("/")[0]
-        return min((model.batcher.waiting for model in self.models.get(name, {}).values()), default=0)
-
     def get(self, name: str, version: str | None = None) -> Model:
         """A version of a model; without one, the highest.
 

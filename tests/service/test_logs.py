@@ -1,26 +1,15 @@
 """One JSON line a request, and never what a client sent."""
 
 import json
-import time
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.server import Server
+from tests.service.log_lines import lines_of
 
 CANARY_NUMBER, CANARY_TEXT = 0.7231946, "xylophonist"
-
-
-def lines_of(server: Server, request_id: str) -> list[dict[str, Any]]:
-    """The log's lines on one request; the log is written by a thread of its own, a moment later."""
-    deadline_s = time.monotonic() + 2
-    while time.monotonic() < deadline_s:
-        lines = [json.loads(line) for line in server.stdout.read_text().splitlines()]
-        if found := [line for line in lines if line.get("request_id") == request_id]:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"no line for {request_id}")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""What the head of a request must be, beyond what the parser holds it to."""
+"""What of HTTP's framing we take beyond what the parser holds it to, and the errors for the rest."""
 
 import re
 from collections.abc import Sequence
 
 import httptools
 
-from service.errors import GlassblockError, HeadTooLargeError, UnreadableError, UrlTooLongError
+from service.errors import GlassblockError, HeadTooLargeError, LateError, UnreadableError, UrlTooLongError
 from service.settings import Settings
 
 _HOST = re.compile(rb"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?")
@@ -39,7 +39,7 @@ def examine(
             if value.lower() != b"chunked":
                 raise unreadable("expected no Transfer-Encoding but chunked", "Transfer-Encoding")
     if size_bytes > settings.max_header_bytes:
-        raise head_too_large(settings)
+        raise _head_too_large(settings)
     if has_body and parser.should_upgrade():
         raise unreadable("expected no Upgrade beside a body: this server speaks HTTP/1.1", "Upgrade")
     _examine_line(parser.get_http_version(), url, hosts)
@@ -55,10 +55,11 @@ def _examine_line(version: str, url: bytes, hosts: int) -> None:
 
 
 def explain(error: httptools.HttpParserError) -> GlassblockError:
-    """Our own error if a callback of the parser raised one, else the parser's in our words."""
+    """Our own error if a callback of the parser raised one, else the parser's, which says why in fixed words."""
     if isinstance(error.__context__, GlassblockError):
         return error.__context__
-    return unreadable("expected an HTTP/1.1 request, got bytes that are none", "")
+    why = "" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}"
+    return unreadable(f"expected an HTTP/1.1 request{why}", "")
 
 
 def hold_url(size_bytes: int, settings: Settings) -> None:
@@ -83,12 +84,25 @@ def hold_lines(count: int, settings: Settings) -> None:
         raise HeadTooLargeError(message, code="too_many_headers", at="headers")
 
 
-def head_too_large(settings: Settings) -> HeadTooLargeError:
-    """The error for more bytes of headers than the limit."""
-    message = f"expected headers of at most {settings.max_header_bytes:,} bytes"
-    return HeadTooLargeError(message, code="headers_too_large", at="headers")
+def too_much(phase: str, settings: Settings) -> GlassblockError:
+    """The error for input that neither ends a head nor adds to a body: endless headers, extensions or trailers."""
+    if phase == "body":
+        return unreadable("expected less between the chunks of the body", "body")
+    return _head_too_large(settings)
+
+
+def late(phase: str, settings: Settings) -> LateError:
+    """The error for a head or a body that has not come in time."""
+    if phase == "body":
+        return LateError(f"expected the whole body within {settings.body_timeout_s:g} s", code="body_timeout")
+    return LateError(f"expected the whole head within {settings.header_timeout_s:g} s", code="head_timeout")
 
 
 def unreadable(sentence: str, at: str) -> UnreadableError:
     """The error for bytes that are no request we read."""
     return UnreadableError(sentence, code="invalid_http", at=at)
+
+
+def _head_too_large(settings: Settings) -> HeadTooLargeError:
+    message = f"expected headers of at most {settings.max_header_bytes:,} bytes"
+    return HeadTooLargeError(message, code="headers_too_large", at="headers")
