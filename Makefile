@@ -8,10 +8,15 @@ TIME ?= 30
 RATE ?= 20
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-
+# Docker: DOCKER_NETWORK=host where the engine has no bridge; PROVIDER=cuda for NVIDIA's GPUs.
+DOCKER ?= docker
+DOCKER_NETWORK ?= default
+IMAGE ?= glassblock
+PROVIDER ?= cpu
+MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long serve load load-open overload bench bench-peers clean
+.PHONY: install check test test-long test-image serve load load-open overload bench bench-peers image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -41,6 +46,9 @@ test: install  ## The whole test suite but the long runs
 test-long: install  ## The README's long commands
 	$(BIN)/python -m pytest -m long
 
+test-image: install image  ## The image, built and run by the engine that docker talks to
+	DOCKER="$(DOCKER)" IMAGE="$(IMAGE)" $(BIN)/python -m pytest -m docker
+
 serve: install  ## Export the default model once, then serve it on port 8000
 	$(BIN)/python -m export --default
 	$(BIN)/python -m service
@@ -59,6 +67,15 @@ bench: install  ## Latency, throughput and cost against raw session.run; SECONDS
 
 bench-peers: install  ## The same beside other servers, into docs/benchmarks.md; PEERS="naive litserve" picks
 	$(BIN)/python -m load_tests.bench_peers $(LENGTH) $(if $(PEERS),--peers $(PEERS))
+
+image:  ## The container image and its sizes; of the CPU's, at most 250 MB beside base and model
+	$(DOCKER) build --network $(DOCKER_NETWORK) --build-arg PROVIDER=$(PROVIDER) --build-arg TORCH=$(TORCH) -t $(IMAGE) .
+	@$(DOCKER) history --no-trunc --human=false --format '{{.Size}} {{.CreatedBy}}' $(IMAGE) | awk -v provider=$(PROVIDER) ' \
+	  /LABEL.*image.title=Glassblock/ { in_base = 1 } \
+	  { part = in_base ? "base" : /COPY.* \/models/ ? "model" : "added"; mb[part] += $$1 / 1e6 } \
+	  END { printf "base %.0f MB, model %.0f MB, added %.0f MB, image %.0f MB\n", mb["base"], mb["model"], mb["added"], \
+	          mb["base"] + mb["model"] + mb["added"]; \
+	        if (provider == "cpu" && mb["added"] > $(MAX_ADDED_MB)) { print "expected at most $(MAX_ADDED_MB) MB added"; exit 1 } }'
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) .cache build dist

@@ -77,6 +77,8 @@ class Session:
             raise StartError(
                 f"provider {provider} is not in this build of onnxruntime; install the gpu extra or use cpu"
             )
+        if provider == "cuda":
+            onnxruntime.preload_dlls()  # NVIDIA's wheels put their libraries where the loader does not look
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_threads()
         # A pool that goes on spinning after its run takes the core from the next session and from the server itself.

@@ -1,12 +1,15 @@
 """The rules of the house that no linter keeps."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from service import __version__
 
 ROOT = Path(__file__).parent.parent
 SERVICE = sorted((ROOT / "service").rglob("*.py"))
@@ -87,6 +90,13 @@ def test_functions_stay_within_50_lines() -> None:
         if (node.end_lineno or node.lineno) - node.lineno + 1 > MAX_FUNCTION_LINES
     ]
     assert too_long == []
+
+
+def test_the_dockerfile_repeats_the_version_and_pytorch_as_they_are() -> None:
+    dockerfile, makefile = (ROOT / "Dockerfile").read_text(), (ROOT / "Makefile").read_text()
+    assert re.findall(r'image.version="(.+)"', dockerfile) == [__version__]
+    torch = re.findall(r"^TORCH := (.+)$", makefile, re.MULTILINE)
+    assert re.findall(r"^ARG TORCH=(.+)$", dockerfile, re.MULTILINE) == torch
 
 
 def test_imports_are_absolute() -> None:

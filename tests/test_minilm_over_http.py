@@ -27,7 +27,9 @@ def oracle(sentence: str) -> dict[str, Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    folder = next(MINILM.rglob("config.json")).parent
+    from export.sources import minilm
+
+    folder = minilm.folder(MINILM)
     model = AutoModel.from_pretrained(folder, attn_implementation="eager", local_files_only=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     inputs = tokenizer(sentence, return_tensors="pt")
