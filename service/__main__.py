@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+if os.getpid() == 1:  # in a container, where a signal without a handler is dropped: not while the imports below last
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
 import uvicorn
 
 from service import logs

@@ -167,6 +167,16 @@ def _wait_until_under_way(container: Container) -> None:
             time.sleep(0.01)
 
 
+def test_docker_stop_is_heard_before_the_imports_are_done(tmp_path: Path) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    with started("--volume", f"{tmp_path}/slow:/slow:ro", "--env", "PYTHONPATH=/slow") as container:
+        while docker("logs", container.id).stdout != "importing\n":
+            time.sleep(0.05)
+        output_of("stop", "--time", "20", container.id)
+        assert container.inspect("{{.State.ExitCode}}") == "0"
+
+
 def test_ones_own_block_is_served_in_place_of_minilm(artifact: Callable[[str], Path], tmp_path: Path) -> None:
     shutil.copytree(artifact("my-block").parent, tmp_path / "models/my-block")
     with started(*mount(tmp_path / "models")) as container, container.client() as client:
