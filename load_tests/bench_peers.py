@@ -88,7 +88,8 @@ def main() -> None:
             ours(folder / "models", folder),
             *subjects(given.peers, given.venvs.resolve(), folder, ceiling.hidden_size),
         ]
-        command = f"make bench-peers SECONDS={given.seconds:g} ROUNDS={given.rounds}"
+        picked = "" if len(given.peers) == len(PEERS) else f' PEERS="{" ".join(given.peers)}"'
+        command = f"make bench-peers SECONDS={given.seconds:g} ROUNDS={given.rounds}{picked}"
         report = describe(run_rounds(bench, found, given.rounds), found, bench, given.rounds, command)
     programs = sorted({peer.program for peer in PEERS if any(peer.name == subject.name for subject in found)})
     report["peers"] = {program: pins(program) for program in programs}
