@@ -24,7 +24,7 @@ def ceiling_sentence(scenario: dict[str, Any]) -> str:
 
 
 def lines(scenario: dict[str, Any], titles: dict[str, str]) -> Iterator[tuple[str, ...]]:
-    """The cells of a scenario's table: the ceiling, then each server, the fastest first."""
+    """The cells of a scenario's table: the ceiling, then each server, the largest share of it first."""
     if scenario["ceiling"]:
         raw = scenario["ceiling"][scenario["ceiling_batch"]]
         yield (
@@ -33,7 +33,7 @@ def lines(scenario: dict[str, Any], titles: dict[str, str]) -> Iterator[tuple[st
             f"{raw['call_p50_ms']:.1f}", f"{raw['call_p99_ms']:.1f}", f"{raw['cpu_s_per_1000']:.2f}", "0", "",
         )  # fmt: skip
     servers = scenario["servers"].items()
-    for name, row in sorted(servers, key=lambda item: -item[1].get("tokens_per_s", 0)):
+    for name, row in sorted(servers, key=lambda item: -item[1].get("of_ceiling", 0)):
         yield _cells(titles[name], row)
 
 
