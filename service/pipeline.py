@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TypeVar
@@ -17,6 +18,7 @@ from service.view import view
 
 T = TypeVar("T")
 _OFF_LOOP_BYTES = 2 * 2**20
+_LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ async def _off_loop(size_bytes: int, function: Callable[..., T], *arguments: obj
     """Calls in a thread what would hold the event loop, and so everybody else, for more than a few milliseconds."""
     if size_bytes < _OFF_LOOP_BYTES:
         return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, function, *arguments)
 
 
 async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:
