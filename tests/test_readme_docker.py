@@ -46,6 +46,7 @@ def test_the_readmes_docker_run_answers_the_readmes_request() -> None:
     assert process.wait(30) == 0
 
 
+@pytest.mark.timeout(180)
 def test_the_readmes_five_commands_lead_from_python_to_a_container(tmp_path: Path) -> None:
     """The first of the five, make image, has run before this file; see the Makefile."""
     shutil.copytree(ROOT / "examples/my_block", tmp_path / "examples/my_block")
