@@ -66,6 +66,15 @@ def test_your_own_block_goes_from_python_to_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "my-block/1/manifest.json").exists()
 
 
+def test_locust_with_its_page_loads_a_running_server(server: Server) -> None:
+    command = block("sh", "locustfile.py").splitlines()[1].replace("locust/bin/locust", "locust")
+    page = "--web-host 127.0.0.1 --web-port 0 --autostart --autoquit 0"
+    short = "--users 2 --spawn-rate 2 --run-time 4s --model minilm --min-rate 0.1 --max-p99-ms 30000"
+    printed = run(f"{command.replace('http://127.0.0.1:8000', server.url)} {page} {short} 2>&1")
+    assert re.search(r"^POST +minilm: \w+ +[1-9]", printed, re.MULTILINE)
+    assert "Shutting down (exit code 0)" in printed
+
+
 @pytest.fixture
 def make_serve(tmp_path: Path) -> Iterator[str]:
     """`make serve` in this checkout, with the interpreter that runs the tests, on a free port."""
@@ -84,6 +93,14 @@ def make_serve(tmp_path: Path) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(30)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("command", ["make load", "make load-open RATE=20"])
+def test_the_load_tests_pass_against_a_server_of_their_own(command: str) -> None:
+    assert f"\n{command} " in README
+    run(f"{command} TIME=5", timeout_s=280)
 
 
 @pytest.mark.long

@@ -171,6 +171,7 @@ def test_every_metric_has_its_line_in_operations_and_every_line_its_metric(clien
             shown.add(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `glassblock_.*", page, re.MULTILINE)) == shown
+    assert [reason for reason in SHED_REASONS if f"`{reason}`" not in page] == []
 
 
 def test_scrapes_as_fast_as_can_be_render_a_tenth_of_the_time_and_slow_ones_are_always_fresh() -> None:
