@@ -3,8 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,32 +13,15 @@ from service.errors import (
     IllegalRequestError,
     OverloadedError,
     SwitchedOffError,
-    UnavailableError,
 )
 from service.keys import ApiKeys
+from service.lifecycle import Lifecycle, unavailable
 from service.manifest import ModelSpec
 from service.settings import Settings
 from service.tensors import BlockRequest
 
-
-@dataclass(slots=True)
-class Lifecycle:
-    """Where the process is: loading → ready → draining (still serves) → closed; or dead.
-
-    Attributes:
-        state: set by the app, and by the command line when it stops.
-    """
-
-    state: Literal["loading", "ready", "draining", "closed", "dead"] = "loading"
-
-
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # asked all the time by machines
 _ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
-_SENTENCES = {
-    "loading": "the models are still loading",
-    "closed": "the server is shutting down",
-    "dead": "the server can no longer run its models and is about to stop",
-}
 
 
 class Door:
@@ -96,8 +77,7 @@ class Door:
 
     def _shed(self, scope: Scope) -> None:
         """Refuses, before the body is read, what cannot be served now or at all."""
-        if sentence := _SENTENCES.get(self._lifecycle.state):
-            raise UnavailableError(sentence, code=self._lifecycle.state, headers={"Retry-After": "1"})
+        self._lifecycle.hold_open()
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
             raise _too_large(self._settings)
@@ -118,11 +98,9 @@ class Door:
         except asyncio.CancelledError:  # drain_timeout_s is over, and the server cancels what is left
             if "status" in scope:
                 raise
-            raise UnavailableError(_SENTENCES["closed"], code="closed") from None
+            raise unavailable("closed") from None
         finally:
-            if "under_way" in scope:
-                self._in_flight -= 1
-                metrics.IN_FLIGHT.set(self._in_flight)
+            self._leave(scope)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None if the client left before it was sent."""
@@ -151,10 +129,21 @@ class Door:
             self._in_flight += 1
             metrics.IN_FLIGHT.set(self._in_flight)
 
+    def _leave(self, scope: Scope) -> None:
+        if scope.pop("under_way", False):
+            self._in_flight -= 1
+            metrics.IN_FLIGHT.set(self._in_flight)
+
     async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Runs the application, and cancels it when the client leaves."""
+        """Runs the application, and cancels it when the client leaves; its place is free before its last byte goes."""
+
+        async def send_and_leave(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._leave(scope)
+            await send(message)
+
         replay = _Replay(body, receive)
-        work = asyncio.ensure_future(self._app(scope, replay, send))
+        work = asyncio.ensure_future(self._app(scope, replay, send_and_leave))
         leaving = asyncio.ensure_future(replay.wait_for_disconnect())
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +186,7 @@ async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
     scope["error_code"] = error.code
     body = error.body(scope["request_id"])
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if error.status != OverloadedError.status or any(name == b"expect" for name, _ in scope["headers"]):
+    if error.status != OverloadedError.status or b"expect" in dict(scope["headers"]):
         headers.append((b"connection", b"close"))
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from service import __version__, logs
-from service.admission import Door, Lifecycle
+from service.admission import Door
 from service.api import operations, v1
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import read_keys
+from service.lifecycle import Lifecycle
 from service.repository import Model, Repository, find_versions, load_model
 from service.settings import Settings
 

@@ -6,29 +6,18 @@ it like any other, so that it is answered in turn, logged in one line and counte
 
 import asyncio
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import GlassblockError, UnavailableError
 from service.framing import examine, explain, hold_lines, hold_url, late, too_much
+from service.outlet import Outlet
 from service.settings import Settings
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
-LEAST_TAKEN_BYTES = 2**20  # of an answer, in each answer_timeout_s
 _TIMER_SLACK_S = 0.002  # the event loop counts in milliseconds
-
-
-@dataclass(frozen=True, slots=True)
-class _Outlet:
-    """All that uvicorn's cycle needs of a transport, with a close that lets the client read first."""
-
-    write: Callable[[bytes], None]
-    is_closing: Callable[[], bool]
-    close: Callable[[], None]
 
 
 class Connection(HttpToolsProtocol):
@@ -47,13 +36,12 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock; beyond max_connections the client is told so, and beyond twice as many it is not."""
         super().connection_made(transport)
-        self._outlet = cast("asyncio.Transport", _Outlet(transport.write, transport.is_closing, self._hang_up))
+        self._outlet = Outlet(transport, self._hang_up, self.loop, self.settings.answer_timeout_s)
         self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
         self._deadline_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
-        self._write_timer: asyncio.TimerHandle | None = None
-        self._unsent_bytes = self._held_bytes = self._discarded_bytes = 0
+        self._held_bytes = self._discarded_bytes = 0
         limit = self.settings.max_connections
         if len(self.connections) > 2 * limit:
             transport.abort()
@@ -68,9 +56,9 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.cycle is not None:
             self.cycle.transport = self.transport  # or the two would hold each other until the garbage collector comes
-        for timer in (self._timer, self._write_timer):
-            if timer is not None:
-                timer.cancel()
+        self._outlet.unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless the client has been refused already."""
@@ -131,6 +119,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Starts the next request that has come meanwhile, or waits for one."""
         self.server_state.total_requests += 1
+        self._outlet.flush()
         if self.transport.is_closing() or self._phase == "lingers":
             return
         self.flow.resume_reading()
@@ -143,6 +132,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         cycle.transport = self._outlet
+        self._outlet.begin()
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
@@ -155,14 +145,13 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client takes its answer more slowly than it comes."""
         super().pause_writing()
-        self._watch_writing()
+        self._outlet.watch()
 
     def resume_writing(self) -> None:
         """The client has taken all but a little."""
         super().resume_writing()
-        if self._write_timer is not None and not self.transport.is_closing():
-            self._write_timer.cancel()
-            self._write_timer = None
+        if not self.transport.is_closing():
+            self._outlet.unwatch()
 
     def _enter(self, phase: Literal["idle", "head", "body", "whole", "broken"]) -> None:
         self._phase = phase
@@ -216,9 +205,10 @@ class Connection(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         """Closes, so that the client can read its answer: unread input would make the system reset the connection."""
+        self._outlet.flush()
         if self._phase in {"idle", "whole"} or self.transport.is_closing():
             self.transport.close()
-            self._watch_writing()
+            self._outlet.watch()
         elif self._phase != "lingers":
             self._phase = "lingers"
             self.flow.resume_reading()
@@ -230,19 +220,6 @@ class Connection(HttpToolsProtocol):
         self._discarded_bytes += size
         if self._discarded_bytes > self.settings.max_body_bytes:
             self.transport.abort()
-
-    def _watch_writing(self) -> None:
-        self._unsent_bytes = self.transport.get_write_buffer_size()
-        if self._unsent_bytes and self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.settings.answer_timeout_s, self._on_write_timer)
-
-    def _on_write_timer(self) -> None:
-        self._write_timer = None
-        unsent_bytes = self.transport.get_write_buffer_size()
-        if unsent_bytes > max(0, self._unsent_bytes - LEAST_TAKEN_BYTES):
-            self.transport.abort()
-        else:
-            self._watch_writing()
 
 
 def with_limits(settings: Settings) -> type[Connection]:

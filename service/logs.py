@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -33,12 +34,7 @@ def configure(level: str) -> None:
     writer = _LineWriter(_STDOUT)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=orjson.dumps),
-        ],
+        processors=[_render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
@@ -49,6 +45,15 @@ def configure(level: str) -> None:
     for name in ("uvicorn", "uvicorn.error", "asyncio"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).setLevel(max(logging.WARNING, number))
+
+
+def _render(logger: Any, level: str, event: _Message) -> bytes:
+    """One JSON line; in one step, since a line is a fifth of what a refusal costs."""
+    event["level"] = level
+    event["time"] = datetime.now(UTC)
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(logger, level, event)
+    return orjson.dumps(event, option=orjson.OPT_UTC_Z)
 
 
 def flush() -> None:
@@ -141,18 +146,25 @@ class RequestLog:
         start_s = time.perf_counter()
         scope["request_id"] = request_id = _request_id(scope)
         seen = {"status": CLIENT_GONE, "bytes": 0}
+        answered = False
 
         async def send_and_note(message: _Message) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
                 seen["status"] = scope["status"] = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            seen["bytes"] += len(message.get("body", b""))
+            else:
+                seen["bytes"] += len(message.get("body", b""))
+                if not message.get("more_body", False):  # before it goes: who has the answer finds it counted
+                    answered = True
+                    self._note(scope, seen, time.perf_counter() - start_s)
             await send(message)
 
         try:
             await self._app(scope, receive, send_and_note)
         finally:
-            self._note(scope, seen, time.perf_counter() - start_s)
+            if not answered:
+                self._note(scope, seen, time.perf_counter() - start_s)
 
     def _note(self, scope: _Message, seen: dict[str, int], duration_s: float) -> None:
         quiet = "probe" in scope

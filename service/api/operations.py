@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import FileResponse
 
 from service import metrics
-from service.admission import Lifecycle
 from service.errors import NotFoundError, UnavailableError
+from service.lifecycle import Lifecycle
 
 router = APIRouter(tags=["operations"])
 

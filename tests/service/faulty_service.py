@@ -1,7 +1,7 @@
 """The service with faults that a test can call up by a sequence's length: `python -m tests.service.faulty_service`.
 
-40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S; with FAULT=loading in the environment
-every model is loaded a hundred times over.
+40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S; with FAULT=loading in the
+environment every model is loaded a hundred times over.
 """
 
 import os
@@ -15,8 +15,8 @@ from service.padding import choose
 from service.repository import find_versions
 from service.session import Session
 
-SLOW, BREAKS_THE_LOOP, STUCK = 40, 41, 42
-SLOW_S, STUCK_S = 0.5, 6.0
+SLOW, BREAKS_THE_LOOP, STUCK, HELD = 40, 41, 42, 43
+SLOW_S, STUCK_S, HELD_S = 0.5, 6.0, 2.0
 
 
 def install() -> None:
@@ -24,7 +24,7 @@ def install() -> None:
     run = Session.run
 
     def run_slowly(self: Session, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        time.sleep({SLOW: SLOW_S, STUCK: STUCK_S}.get(feeds["hidden_states"].shape[1], 0.0))
+        time.sleep({SLOW: SLOW_S, STUCK: STUCK_S, HELD: HELD_S}.get(feeds["hidden_states"].shape[1], 0.0))
         return run(self, outputs, feeds)
 
     def choose_or_break(lengths: list[int], max_batch_tokens: int) -> list[int]:

@@ -61,7 +61,9 @@ def read_one(connection: socket.socket) -> Answer:
     """The next answer, of a server that has no other to give yet."""
     data = b""
     while True:
-        data += connection.recv(2**20) or b""
+        chunk = connection.recv(2**20)
+        assert chunk, "the server has closed the connection"
+        data += chunk
         head, _, body = data.partition(b"\r\n\r\n")
         if b"\r\n\r\n" in data and len(body) >= _length(head):
             answer, rest = _split(data)

@@ -1,0 +1,97 @@
+"""What the door refuses before the body is read, and what then becomes of the connection."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server import Server, link_models, running
+from tests.service.faulty_service import HELD
+from tests.service.log_lines import lines_of
+from tests.service.refusal import GOOD
+from tests.service.wire import HEAD, REQUEST, connect, exchange, read_one
+
+FAULTY = ("-m", "tests.service.faulty_service")
+UNSENT = HEAD + b"Content-Length: 10000000\r\n\r\n"
+IN_FLIGHT = (429, "in_flight", "", "1 requests are under way already; try again in a moment")
+QUEUE_FULL = (429, "queue_full", "", "more than 100 positions wait for this model; try again in a moment")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str], Path]) -> Path:
+    names = ("tiny", "head-256")
+    return link_models(tmp_path_factory.mktemp("door") / "models", {name: artifact(name) for name in names})
+
+
+def ask(server: Server, length: int) -> int:
+    """The status that a good request of this length gets."""
+    body = {"hidden_states": [[[0.5] * 8] * length]}
+    return httpx.post(f"{server.url}/v1/models/tiny/forward", json=body, timeout=30).status_code
+
+
+@contextlib.contextmanager
+def under_way(server: Server, *lengths: int) -> Iterator[None]:
+    """Good requests, of which the first has begun its run and the others wait; at the end, all have been answered."""
+    with ThreadPoolExecutor(len(lengths)) as threads:
+        futures = []
+        for length in lengths:
+            futures.append(threads.submit(ask, server, length))
+            time.sleep(0.3)
+        yield
+        assert [future.result() for future in futures] == [200] * len(lengths)
+
+
+def test_with_too_many_under_way_a_request_is_refused_before_its_body(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, FAULTY, max_in_flight=1) as server, connect(server) as connection:
+        with under_way(server, HELD):
+            connection.sendall(UNSENT)
+            refusal = read_one(connection)
+            assert refusal.failure() == IN_FLIGHT
+            assert (refusal.headers["retry-after"], "connection" in refusal.headers) == ("1", False)
+            (other,) = exchange(server, UNSENT.replace(b"Content-", b"Expect: 100-continue\r\nContent-"))
+            assert (other.failure(), other.headers["connection"]) == (IN_FLIGHT, "close")
+            assert httpx.get(f"{server.url}/livez").status_code == 200
+        for _ in range(10):  # the body that was not waited for; what comes of it now is thrown away
+            connection.sendall(b"x" * 1_000_000)
+        connection.sendall(REQUEST)
+        assert read_one(connection).status == 200
+        assert len(lines_of(server, refusal.headers["x-request-id"])) == 1
+
+
+def test_with_a_full_queue_a_request_is_refused_before_its_body_and_other_models_are_served(
+    models: Path, tmp_path: Path
+) -> None:
+    with running(models, tmp_path, FAULTY, max_queued_tokens=100) as server, under_way(server, HELD, 101):
+        (answer,) = exchange(server, UNSENT.replace(b"Content-", b"Expect: 100-continue\r\nContent-"))
+        assert (answer.failure(), answer.headers["retry-after"]) == (QUEUE_FULL, "1")
+        assert httpx.get(f"{server.url}/v1/models/tiny").status_code == 200
+        body = {"hidden_states": [[[0.5] * 512]]}
+        assert httpx.post(f"{server.url}/v1/models/head-256/forward", json=body).status_code == 200
+
+
+def test_a_place_that_is_gone_when_the_body_is_whole_is_refused_too(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, FAULTY, max_in_flight=1) as server, connect(server) as connection:
+        connection.sendall(REQUEST[:-1])
+        with under_way(server, HELD):
+            connection.sendall(REQUEST[-1:])
+            assert read_one(connection).failure() == IN_FLIGHT
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
+def test_no_cors_header_is_ever_sent(client: httpx.Client, method: str) -> None:
+    headers = {
+        "Origin": "https://example.org",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    for path in ("/v1/models/tiny/forward", "/v1/models", "/livez", "/docs", "/nowhere"):
+        answer = client.request(method, path, headers=headers, content=GOOD if method == "POST" else None)
+        assert [name for name in answer.headers if name.startswith("access-control") or name == "vary"] == []
+        if method == "OPTIONS" and path != "/nowhere":
+            assert answer.status_code == 405
+            assert json.loads(answer.content)["code"] == "method_not_allowed"
