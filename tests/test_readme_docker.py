@@ -46,17 +46,16 @@ def test_the_readmes_docker_run_answers_the_readmes_request() -> None:
     assert process.wait(30) == 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_the_readmes_five_commands_lead_from_python_to_a_container(tmp_path: Path) -> None:
     """The first of the five, make image, has run before this file; see the Makefile."""
     shutil.copytree(ROOT / "examples/my_block", tmp_path / "examples/my_block")
-    save_and_export = block("sh", "my_block:MyBlock").replace(". .venv/bin/activate\n", "")
     port = free_port()
-    run_and_post = for_this_engine(block("sh", '-v "$PWD/models:/models"'), port)
+    script = block("sh", "my_block:MyBlock") + for_this_engine(block("sh", '-v "$PWD/models:/models"'), port)
     container = ""
     try:
-        run(save_and_export, cwd=tmp_path)
-        container, _, answer = run(run_and_post, cwd=tmp_path).partition("\n")
+        script = script.replace(". .venv/bin/activate\n", "")
+        *_, container, answer = run(script, cwd=tmp_path, timeout_s=200).splitlines()
         assert np.asarray(json.loads(answer)["outputs"]["block_output"]).shape == (1, 2, 16)
         module = make_my_block()
         module.load_state_dict(load_file(tmp_path / "examples/my_block/my_block.safetensors"))
