@@ -102,7 +102,7 @@ def _check_values(values: Float32Array, mask: BoolArray, hidden_size: int, index
     finite = np.isfinite(values)
     if not finite.all():
         position, dimension = np.argwhere(~finite)[0]
-        message = "expected finite float32 numbers, got one beyond their range"
+        message = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
         raise IllegalRequestError(message, code="value_overflow", at=f"hidden_states[{index}][{position}][{dimension}]")
     return values
 

@@ -10,11 +10,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.codec.envelope import MAX_LISTS, kind_of, too_many_lists
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import Tensors
 
-# Each becomes a Python object before its length can be known: a 16 MiB body of `[],[],…` would be gigabytes of them.
-MAX_LISTS = 2**18
 TENSOR_RANK = {"hidden_states": 3, "input_ids": 2, "attention_mask": 2}
 _ELEMENTS = {
     "hidden_states": "a number",
@@ -50,12 +49,6 @@ def explain(body: bytes) -> Tensors:
         else:
             _explain_strings(name, value)
     return _from_objects(fields)
-
-
-def too_many_lists() -> IllegalRequestError:
-    """More lists, or objects in their place, than any request has."""
-    message = f"expected at most {MAX_LISTS:,} lists in all, got more"
-    return IllegalRequestError(message, code="too_many_lists", at="body")
 
 
 def _from_objects(fields: dict[str, Any]) -> Tensors:
@@ -123,8 +116,7 @@ def _expected(name: str) -> str:
 
 
 def _wrong_type(expected: str, value: Any, place: str) -> IllegalRequestError:
-    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
-    came = kinds.get(type(value), "null")
+    came = kind_of(value)
     if came == "a number" and expected in _ELEMENTS.values():
         came = "another number"
     return IllegalRequestError(f"expected {expected}, got {came}", code="wrong_type", at=place)

@@ -8,7 +8,6 @@ What fails any of this is read again in explain.py, slowly, to say where it is w
 
 import re
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,12 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.codec import float_text
-from service.codec.explain import MAX_LISTS, explain, too_many_lists
-from service.errors import IllegalRequestError, UnreadableError, nearest
+from service.codec.envelope import MAX_LISTS, count_lists, not_finite, parse, read_fields, too_many_lists
+from service.codec.explain import explain
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
 
 MEDIA_TYPE = "application/json"
 _HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')
-_COUNT_BYTES = 2**17  # small enough that the comparison's result stays in the cache
 FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs")
 
 
@@ -55,8 +53,7 @@ def encode(result: BlockResult, model: str, version: str) -> bytes:
         pieces += (separator, orjson.dumps(key), b":[")
         for index, array in enumerate(arrays):
             if (text := float_text.write(np.asarray(array, order="C"))) is None:
-                message = "the answer to these finite inputs is beyond float32's range, which JSON cannot write"
-                raise IllegalRequestError(message, code="non_finite_output", at=key)
+                raise not_finite(key)
             if index:
                 pieces.append(b",")
             pieces += text
@@ -71,11 +68,10 @@ class _NotPlainError(Exception):
 
 def _decode_fast(body: bytes) -> Tensors:
     hidden_states, envelope = _cut_hidden_states(body)
-    document = _parse(envelope)
-    if (found := _count_brackets(envelope)) > MAX_LISTS:
+    document = parse(envelope)
+    if (found := count_lists(envelope)) > MAX_LISTS:
         raise too_many_lists()
-    _check_fields(list(islice(document.keys(), len(FIELDS) + 1)))
-    fields = {name: document[name] for name in document.keys()}  # noqa: SIM118 - an Object does not iterate
+    fields = read_fields(document, FIELDS, "body")
     if None in fields.values() or (hidden_states is None and "hidden_states" in fields):
         raise _NotPlainError
     tensors = {name: _read_tensor(name, fields[name]) for name in _READERS.keys() & fields.keys()}
@@ -98,57 +94,6 @@ def _cut_hidden_states(body: bytes) -> tuple[tuple[Float32Array, ...] | None, by
         return None, body
     arrays, end = found
     return arrays, b"%b0%b" % (body[: key.end() - 1], body[end:])
-
-
-def _parse(body: bytes) -> Any:
-    """The body as a simdjson Object."""
-    if body.startswith(b"\xef\xbb\xbf"):
-        raise UnreadableError("expected JSON without a byte order mark", code="invalid_json")
-    if b"\0" in body[:4]:  # UTF-16 or UTF-32
-        raise UnreadableError("expected JSON in UTF-8", code="invalid_json")
-    try:
-        document = simdjson.Parser().parse(body)
-    except UnicodeDecodeError:
-        raise UnreadableError("expected JSON in UTF-8", code="invalid_json") from None
-    except (ValueError, RuntimeError) as error:
-        raise UnreadableError(_syntax_sentence(error), code="invalid_json") from None
-    if not isinstance(document, simdjson.Object):
-        raise IllegalRequestError("expected a JSON object", code="wrong_type", at="body")
-    return document
-
-
-def _check_fields(names: list[str]) -> None:
-    for index, name in enumerate(names):
-        if name not in FIELDS:
-            message = f"unknown field, number {index + 1} of the body{nearest(name, FIELDS) or '; ' + _known()}"
-            raise IllegalRequestError(message, code="unknown_field", at="body")
-        if name in names[:index]:
-            raise IllegalRequestError(f"field {name} came twice", code="duplicate_field", at="body")
-
-
-def _known() -> str:
-    return f"the fields are {', '.join(FIELDS)}"
-
-
-def _syntax_sentence(error: Exception) -> str:
-    kind = str(error).partition(":")[0]
-    reasons = {
-        "EMPTY": "the body is empty",
-        "NUMBER_ERROR": "a number is not written as JSON writes numbers, or is beyond float64 (64 bits, if whole)",
-        "BIGINT_ERROR": "a whole number has more than 64 bits",
-        "DEPTH_ERROR": "lists are nested too deep",
-        "STRING_ERROR": "a string is not valid",
-        "UNESCAPED_CHARS": "a string holds a control character",
-        "UNCLOSED_STRING": "a string does not end",
-    }
-    return f"expected JSON: {reasons.get(kind, 'the text breaks its grammar (NaN and Infinity are not JSON)')}"
-
-
-def _count_brackets(body: bytes) -> int:
-    codes, count = np.frombuffer(body, np.uint8), 0
-    for start in range(0, codes.size, _COUNT_BYTES):
-        count += int(np.count_nonzero(codes[start : start + _COUNT_BYTES] == ord("[")))
-    return count
 
 
 def _read_tensor(name: str, value: Any) -> tuple[tuple[NDArray[Any], ...], int]:

@@ -35,7 +35,7 @@ def test_an_element_that_is_no_number_is_refused(unharmed: httpx.Client, element
 @pytest.mark.parametrize("number", ["1e39", "-1e39", "3.4028236e38", "3.4028235677973366e38", "1e308"])
 def test_a_number_beyond_float32_is_refused(unharmed: httpx.Client, number: str) -> None:
     body = hidden_states(f"[[{GOOD_ROW},[0,0,0,0,0,{number},0,0]]]")
-    message = "expected finite float32 numbers, got one beyond their range"
+    message = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
     assert_refused(post(unharmed, body), 422, "value_overflow", "hidden_states[0][1][5]", message, body)
 
 
