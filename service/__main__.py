@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -30,6 +31,8 @@ USAGE = """usage: glassblock-serve [serve | check] [--SETTING VALUE ...]
 
 glassblock-serve serve --help lists the settings; each is also an environment variable GLASSBLOCK_*.
 """
+
+_OTHER_DESCRIPTORS = 256
 
 
 def main() -> None:
@@ -126,11 +129,22 @@ def serve(settings: Settings) -> int:
         StartError: the port cannot be had.
     """
     logs.configure(settings.log_level)
+    _allow_descriptors(settings.max_connections)
     with _listen(settings) as listener:
         server = Server(settings, listener.getsockname()[1])
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve([listener]))
     return server.exit_code
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raises the soft limit, often 1,024, to what connections and as many being turned away need, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + _OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(settings: Settings) -> socket.socket:

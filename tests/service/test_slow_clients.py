@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -190,5 +191,38 @@ def test_beyond_max_connections_a_client_is_told_so(artifact: Callable[[str], Pa
         assert answer.failure() == (503, "too_many_connections", "", message)
         assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
         time.sleep(1.2)
+        with server.client() as client:
+            assert post(client, GOOD).status_code == 200
+
+
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {}); from service.__main__ import main; main()"
+
+
+def test_a_low_limit_of_descriptors_is_raised_for_max_connections(
+    artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with running(models, tmp_path, ("-c", LIMITED.format((64, hard)))) as server, contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(connect(server))
+        with server.client() as client:
+            assert post(client, GOOD).status_code == 200
+
+
+def test_a_server_without_descriptors_serves_who_is_there_and_recovers(
+    artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
+    with running(models, tmp_path, ("-c", LIMITED.format((64, 64))), idle_timeout_s=2) as server:
+        process = psutil.Process(server.process.pid)
+        with server.client() as client, contextlib.ExitStack() as stack:
+            assert post(client, GOOD).status_code == 200
+            for _ in range(100):
+                stack.enter_context(connect(server))
+            assert post(client, GOOD).status_code == 200
+            before_s = process.cpu_times().user
+            time.sleep(0.5)
+            assert process.cpu_times().user - before_s < 0.25
         with server.client() as client:
             assert post(client, GOOD).status_code == 200
