@@ -21,7 +21,7 @@ def figures(shares: list[float], slower: float = 1.0, faults: tuple[str, ...] = 
         (figures([0.8, 0.8, 0.84, 0.9, 1.0]), ["goodput is 84% of the peak, below 85%"]),
         (figures([0.9] * ROUNDS, slower=1.6), ["a single request took 1.6 times as long afterwards"]),
         (figures([0.9] * ROUNDS, faults=("a fault",)), ["a fault"]),
-        (figures([0.9] * 4), [f"invalid: the generator was in time in 4 rounds of {MOST_ROUNDS}"]),
+        (figures([0.9] * 4), [f"invalid: 4 rounds of {MOST_ROUNDS} were undisturbed"]),
     ],
 )
 def test_the_median_round_decides_and_every_fault_is_said(found: dict[str, Any], said: list[str]) -> None:
