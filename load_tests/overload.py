@@ -32,8 +32,11 @@ SIZES = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 8192,
 POSITIONS = 16
 ROUNDS, MOST_ROUNDS = 5, 12
 RAMP_S = 3  # until queue and batches are as they stay
-PEAK_S, OVERLOAD_S, ALONE_S = 4, 10, 2
+PEAK_S, OVERLOAD_S, ALONE_S = 6, 10, 2
 USERS = 32
+BATCH_TOKENS = (
+    USERS * POSITIONS
+)  # a batch is no larger than at the peak: a quarter of a second, so a window cuts little
 FACTOR, MOST_FACTOR = 5, 6
 LEAST_SHARE = 0.85
 SLOWER_AT_MOST = 1.5
@@ -165,7 +168,7 @@ def main() -> None:
         models = Path(name, "models")
         export_model(models, "slow", **SIZES)
         os.sched_setaffinity(0, {cores[1]})
-        with running_server(models, Path(name), frozenset(cores[:1])) as server:
+        with running_server(models, Path(name), frozenset(cores[:1]), max_batch_tokens=BATCH_TOKENS) as server:
             request = forward_request(server.address, POSITIONS)
             console.print(f"requests of {len(request):,} bytes; server on core {cores[0]}, generator on {cores[1]}")
             load = Load(server.address, request, most_connections=1024)
