@@ -48,7 +48,7 @@ def install(name: str, folder: Path) -> Path:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S)
         except (subprocess.SubprocessError, OSError) as error:
-            said = getattr(error, "stderr", None) or str(error)
+            said = error.stderr if isinstance(error, subprocess.CalledProcessError) and error.stderr else str(error)
             raise PeerError(f"not installed: {said.strip().splitlines()[-1][:300]}") from None
     stamp.write_text(digest)
     return python
