@@ -45,7 +45,7 @@ def section(report: dict[str, Any]) -> str:
     place = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
     head = [
         f"{report['date']}, {place}; load average before: {machine['load_average']}.",
-        f"{report['rounds']} rounds of {report['window_s']:g} s.",
+        f"Rounds: {report['rounds']}, each of {report['window_s']:g} s a load.",
         "",
         f"Command: `{report['command']}`. Ours: {versions}.",
         "",

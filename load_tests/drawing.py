@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from load_tests.report import GOALS, S1_GOAL
 
@@ -62,7 +63,7 @@ def print_tables(report: dict[str, Any]) -> None:
     for scenario in report["scenarios"].values():
         table = Table(*COLUMNS, title=scenario["title"], caption=ceiling_sentence(scenario), title_justify="left")
         for cells in lines(scenario, report["titles"]):
-            table.add_row(*cells)
+            table.add_row(*map(Text, cells))  # a reason may hold what looks like markup
         console.print(table)
 
 

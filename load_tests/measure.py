@@ -101,7 +101,7 @@ class Bench:
         """Raw, then served.
 
         Raises:
-            OSError: a connection broke, a request was not answered, or none with 200 within the window.
+            OSError: the server ended, a connection broke, a request was not answered, or none with 200 within the window.
         """
         each_s = self.raw_s / len(scenario.raw_batches)
         raw = {size: self.ceiling.measure(scenario, size, each_s) for size in scenario.raw_batches}
@@ -145,7 +145,7 @@ def _difference(read_as: Format, reply: Reply, right: dict[str, Float32Array]) -
         return f"status {status}: {data[:200].decode(errors='replace')}" if status else data.decode()
     try:
         tensors = read_as.read(headers, data)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
         return f"unreadable: {error!r}"
     for name, array in right.items():
         if name not in tensors or tensors[name].shape != array.shape:

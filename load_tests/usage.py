@@ -11,8 +11,15 @@ MIB = 2**20
 
 
 def process_ids(pid: int) -> list[int]:
-    """The process and its descendants."""
-    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    """The process and its descendants.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        raise ProcessLookupError(f"the server's process {pid} has ended") from None
 
 
 def cpu_s(pids: list[int]) -> float:
