@@ -101,7 +101,7 @@ class Bench:
         """Raw, then served.
 
         Raises:
-            OSError: the server ended, a connection broke, a request was not answered, or none with 200 within the window.
+            OSError: the server ended, a connection broke, or an answer did not come.
         """
         each_s = self.raw_s / len(scenario.raw_batches)
         raw = {size: self.ceiling.measure(scenario, size, each_s) for size in scenario.raw_batches}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from load_tests import bench_peers, drawing, peer_servers, report
+from load_tests import bench_peers, drawing, peer_servers, report, usage
 from load_tests.bench import NAME, ours
 from load_tests.ceiling import Ceiling, lay_out_graphs
 from load_tests.formats import GlassblockJson
@@ -138,6 +139,13 @@ def test_the_tables_go_between_the_pages_markers(measured: dict[str, Any], tmp_p
 def test_the_plot_is_a_picture(measured: dict[str, Any], tmp_path: Path) -> None:
     drawing.draw(measured, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_server_that_has_ended_is_said_to_have() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with pytest.raises(ProcessLookupError, match=f"^the server's process {ended.pid} has ended$"):
+        usage.process_ids(ended.pid)
 
 
 class _Answers(BaseHTTPRequestHandler):
