@@ -20,6 +20,7 @@ from load_tests.usage import cpu_s
 _BUFFER_BYTES = 2**20
 _MAX_HEAD_BYTES = 2**13
 _DRAIN_S = 60.0
+_TICK_S = 0.02
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -35,7 +36,7 @@ class Job:
         requests: whole HTTP requests, sent in turn by whichever connection is free.
         connections: kept open, one exchange under way on each.
         warm_s: load before the window.
-        window_s: load that is counted.
+        window_s: load that is counted; more where a server takes longer for its first answer.
         pids: the server's processes, for their CPU.
     """
 
@@ -196,7 +197,7 @@ class _Loop:
 
 
 def run_job(job: Job) -> Counted:
-    """Drives the load: warm-up, window, and the answers still missing.
+    """Drives the load: warm-up, window, and the answers still missing; a window lasts until an answer has come.
 
     Raises:
         ConnectionError: a connection broke, or an answer could not be delimited.
@@ -206,7 +207,10 @@ def run_job(job: Job) -> Counted:
     with closing(_Loop(job)) as loop:
         loop.drive(time.perf_counter() + job.warm_s)
         start_s, server_s, client_s = time.perf_counter(), cpu_s(pids), time.process_time()
+        before = len(loop.exchanges)
         loop.drive(start_s + job.window_s)
+        while len(loop.exchanges) == before and time.perf_counter() < start_s + _DRAIN_S:
+            loop.drive(time.perf_counter() + _TICK_S)
         end_s, server_cpu_s, client_cpu_s = time.perf_counter(), cpu_s(pids) - server_s, time.process_time() - client_s
         loop.drain()
     within = [exchange for exchange in loop.exchanges if start_s <= exchange.end_s < end_s]

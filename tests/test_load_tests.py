@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,13 +150,14 @@ def test_a_server_that_has_ended_is_said_to_have() -> None:
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """POST /PATH: an answer in chunks, one with its length, one of 503, one without its length."""
+    """POST /PATH: an answer in chunks, one with its length, a slow one, one of 503, one without its length."""
 
     protocol_version = "HTTP/1.1"
     bodies: ClassVar[list[bytes]] = []
 
     def do_POST(self) -> None:
         type(self).bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(0.5 if self.path == "/slow" else 0)
         data = np.random.default_rng(len(self.bodies)).bytes(300_000)
         self.send_response(503 if self.path == "/refused" else 200)
         if self.path == "/chunks":
@@ -170,9 +172,14 @@ class _Answers(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is not worth a traceback."""
+
+
 @pytest.fixture
 def answering() -> Iterator[RunningServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    server = _Server(("127.0.0.1", 0), _Answers)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield RunningServer(f"127.0.0.1:{server.server_port}", 0)
@@ -196,6 +203,13 @@ def test_the_generator_counts_whole_answers(answering: RunningServer, path: str)
     assert len(counted.latencies_s) <= len(_Answers.bodies)
     assert {len(body) for body in _Answers.bodies} == {3_000_000}
     assert 0.3 <= counted.window_s < 1
+
+
+def test_a_window_lasts_until_an_answer_has_come(answering: RunningServer) -> None:
+    counted = load(answering, "slow")
+    assert len(counted.answered) >= 1
+    assert len(counted.latencies_s) >= 1
+    assert counted.window_s >= 0.4  # 0.5 s after what began 0.05 s before the window
 
 
 def test_the_generator_counts_refusals_apart(answering: RunningServer) -> None:
