@@ -80,6 +80,9 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, default=Path(".cache/peers"))
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     given = parser.parse_args()
+    names = [peer.name for peer in PEERS]
+    if unknown := [name for name in given.peers if not any(known.startswith(name) for known in names)]:
+        parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(names)}")
     with tempfile.TemporaryDirectory() as name, generator() as run_job:
         folder = Path(name)
         ceiling = Ceiling(lay_out_graphs(export_model(folder / "models"), folder / "graphs"))
