@@ -43,7 +43,7 @@ test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m tests.artifacts
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-test-long: install  ## The README's long commands
+test-long: install  ## The runs of minutes: the README's long commands, crowds of slow clients, what a refusal costs
 	$(BIN)/python -m pytest -m long
 
 test-image: install image  ## The image, built and run by the engine that docker talks to
