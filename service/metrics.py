@@ -3,7 +3,6 @@
 On the path of a request every series has been resolved before: looking one up by its labels costs more than counting.
 """
 
-import time
 from collections.abc import Callable
 from functools import cache
 
@@ -120,35 +119,6 @@ def _request_series(route: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(route, status), REQUEST_SECONDS.labels(route)
 
 
-class Exposition:
-    """All metrics in Prometheus's text format, at no more than a tenth of a core however often they are asked for.
-
-    Text is rendered fresh as long as the time for it has been saved up; beyond that the last one is given again.
-
-    Args:
-        render: gives the text.
-        clock: monotonic, in seconds.
-    """
-
-    _SHARE, _MOST_SAVED_S = 0.1, 0.5
-
-    def __init__(
-        self,
-        render: Callable[[], bytes] = lambda: generate_latest(REGISTRY),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._render = render
-        self._clock = clock
-        self._text = b""
-        self._saved_s = self._MOST_SAVED_S
-        self._last_s = clock()
-
-    def text(self) -> bytes:
-        """The metrics as they are, or as they were a moment ago."""
-        start_s = self._clock()
-        self._saved_s = min(self._saved_s + self._SHARE * (start_s - self._last_s), self._MOST_SAVED_S)
-        self._last_s = start_s
-        if self._saved_s > 0:
-            self._text = self._render()
-            self._saved_s -= self._clock() - start_s
-        return self._text
+def render() -> bytes:
+    """All metrics in Prometheus's text format."""
+    return generate_latest(REGISTRY)

@@ -12,7 +12,6 @@ from service.lifecycle import Lifecycle
 router = APIRouter(tags=["operations"])
 
 STATIC = Path(__file__).parent.parent / "static"
-_EXPOSITION = metrics.Exposition()
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".png": "image/png"}
 _CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
@@ -35,7 +34,7 @@ async def ready(request: Request) -> dict[str, bool]:
 @router.get("/metrics", summary="Prometheus metrics")
 async def render_metrics() -> Response:
     """Counters and histograms in Prometheus's text format."""
-    return Response(_EXPOSITION.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    return Response(metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 @router.get("/docs", include_in_schema=False)

@@ -1,17 +1,16 @@
 """What a server's /metrics say."""
 
-import time
-
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-_LAST: dict[httpx.URL, str] = {}
 
 
 def scrape(client: httpx.Client) -> Samples:
     """Every sample by its name and labels, as of now."""
-    families = list(text_string_to_metric_families(_fresh_text(client)))
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    families = list(text_string_to_metric_families(answer.text))
     assert len({family.name for family in families}) == len(families)
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -19,18 +18,6 @@ def scrape(client: httpx.Client) -> Samples:
         for sample in family.samples
         if sample.name.startswith("glassblock_") and not sample.name.endswith("_created")
     }
-
-
-def _fresh_text(client: httpx.Client) -> str:
-    """The metrics' text; one just like the last is an old one, which a server scraped too often gives again."""
-    deadline_s = time.monotonic() + 5
-    while True:
-        answer = client.get("/metrics")
-        assert answer.headers["content-type"].startswith("text/plain; version=")
-        if answer.text != _LAST.get(client.base_url) or time.monotonic() > deadline_s:
-            _LAST[client.base_url] = answer.text
-            return answer.text
-        time.sleep(0.1)
 
 
 def scrape_at_rest(client: httpx.Client) -> Samples:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import SHED_REASONS, Exposition
+from service.metrics import SHED_REASONS
 from tests.service.scraping import Samples, scrape, scrape_at_rest
 
 BODY = {"hidden_states": [[[0.5] * 8] * 3, [[1.5] * 8] * 4], "outputs": ["block_output"]}
@@ -172,23 +172,3 @@ def test_every_metric_has_its_line_in_operations_and_every_line_its_metric(clien
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `glassblock_.*", page, re.MULTILINE)) == shown
     assert [reason for reason in SHED_REASONS if f"`{reason}`" not in page] == []
-
-
-def test_scrapes_as_fast_as_can_be_render_a_tenth_of_the_time_and_slow_ones_are_always_fresh() -> None:
-    now_s, rendered_at_s = 100.0, []
-
-    def render() -> bytes:
-        nonlocal now_s
-        now_s += 0.01
-        rendered_at_s.append(now_s)
-        return b"%d" % len(rendered_at_s)
-
-    exposition = Exposition(render, lambda: now_s)
-    while now_s < 110.0:
-        assert exposition.text() == b"%d" % len(rendered_at_s)
-        now_s += 0.001
-    assert 0.1 < 0.01 * len(rendered_at_s) / 10 < 0.16  # the half second saved up at first included
-    for number in range(20):
-        now_s += 1.0
-        assert exposition.text() == b"%d" % len(rendered_at_s)
-        assert rendered_at_s[-1] == now_s, number
