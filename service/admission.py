@@ -20,7 +20,7 @@ from service.manifest import ModelSpec
 from service.settings import Settings
 from service.tensors import BlockRequest
 
-PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # asked all the time by machines
+PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # asked by machines
 _ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
 
 

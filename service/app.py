@@ -12,7 +12,8 @@ from starlette.types import ASGIApp
 
 from service import __version__, logs
 from service.admission import Door
-from service.api import operations, v1
+from service.api import operations, v1, v2
+from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import read_keys
 from service.lifecycle import Lifecycle
@@ -63,6 +64,8 @@ class Application:
         api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
         api.include_router(v1.router)
         api.include_router(v1.forward_router)
+        api.include_router(v2.router)
+        api.include_router(v2.infer_router)
         api.include_router(operations.router)
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
@@ -71,7 +74,7 @@ class Application:
     def _waiting(self, path: str) -> int:
         """Positions that wait for the model that a path names, as every face does, after /models/."""
         name = path.partition("/models/")[2].partition("/")[0]
-        versions = self.repository.models.get(name, {})
+        versions = self.repository.models.get(name.removesuffix(PROBES), {})
         return min((model.batcher.waiting for model in versions.values()), default=0)
 
     @asynccontextmanager

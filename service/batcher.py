@@ -1,7 +1,9 @@
 """Forms batches of what waits, runs them one at a time, and hands each entry its own rows.
 
 There is no waiting window: an idle runner takes at once what there is, and what arrives during a run becomes the next
-batch. The batcher is given callables; it knows neither HTTP nor onnxruntime.
+batch. The queue is in order of priority, and of arrival where that is equal; its first entry leads the next batch, so
+whoever keeps the runner busy with a higher priority keeps the rest waiting, until their deadlines if they have any. The
+batcher is given callables; it knows neither HTTP nor onnxruntime.
 
 An entry owns its future, so no two lists can be matched up wrongly. Entries whose waiter has gone are dropped before
 the run. A failing batch is retried singly once, so that only the culprit fails. The loop survives every failure of a
@@ -9,6 +11,7 @@ run; if it ends all the same, it fails all waiters and says so.
 """
 
 import asyncio
+import bisect
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service import logs
-from service.errors import GlassblockError, RunFailedError, UnavailableError
+from service.errors import DeadlineError, GlassblockError, RunFailedError, UnavailableError
 from service.metrics import ModelMetrics
 
 Item = TypeVar("Item")
@@ -45,6 +48,7 @@ class _Entry(Generic[Item, Result]):
     item: Item
     kind: Hashable
     length: int
+    priority: int
     future: asyncio.Future[Answer[Result]]
     submitted_s: float = field(default_factory=time.monotonic)
 
@@ -56,7 +60,7 @@ class Batcher(Generic[Item, Result]):
         name: of the model, for logs.
         metrics: of the model.
         run: from the items of a batch to one result an item, in order; called in a thread of its own.
-        choose: from the lengths of waiting entries of one kind, oldest first, to the indices of the next batch.
+        choose: from the lengths of waiting entries of one kind, first in line first, to the indices of the next batch.
         on_death: called once if the loop ends without having been stopped.
     """
 
@@ -85,24 +89,38 @@ class Batcher(Generic[Item, Result]):
         self._loop = asyncio.create_task(self._work(), name=f"batcher-{self._name}")
         self._loop.add_done_callback(self._ended)
 
-    def submit(self, item: Item, kind: Hashable, length: int) -> asyncio.Future[Answer[Result]]:
+    def submit(
+        self, item: Item, kind: Hashable, length: int, priority: int = 1, timeout_s: float | None = None
+    ) -> asyncio.Future[Answer[Result]]:
         """Queues an item; cancel the future to withdraw it.
 
         Args:
             item: what `run` takes.
             kind: only entries of equal kind share a batch.
             length: positions, for `choose`.
+            priority: the least is served first.
+            timeout_s: if no run of it has begun by then, the future fails with DeadlineError.
 
         Raises:
             UnavailableError: the loop has ended.
         """
         if self._loop is None or self._loop.done():
-            raise _dead(self._name)
-        future: asyncio.Future[Answer[Result]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Entry(item, kind, length, future))
+            raise self._gone()
+        loop = asyncio.get_running_loop()
+        entry = _Entry[Item, Result](item, kind, length, priority, loop.create_future())
+        bisect.insort(self._queue, entry, key=lambda waiting: waiting.priority)
         self._waiting += length
+        if timeout_s is not None:
+            timer = loop.call_later(timeout_s, self._expire, entry)
+            entry.future.add_done_callback(lambda _: timer.cancel())  # or it would hold the item until then
         self._arrived.set()
-        return future
+        return entry.future
+
+    def _expire(self, entry: _Entry[Item, Result]) -> None:
+        """Fails an entry whose time is over; once its run has begun, it has all the time it needs."""
+        if not any(entry is begun for begun in self._batch):
+            message = "expected a run to begin within the request's timeout, but others were before it"
+            _fail(entry, DeadlineError(message, code="deadline_exceeded"))
 
     @property
     def waiting(self) -> int:
@@ -129,7 +147,7 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[_Entry[Item, Result]]:
         """Removes the next batch from the queue; those whose waiter has gone are dropped and counted."""
         live = [entry for entry in self._queue if not entry.future.done()]
-        self._metrics.count_cancelled(len(self._queue) - len(live))
+        self._metrics.count_cancelled(sum(entry.future.cancelled() for entry in self._queue))
         self._queue = live
         if not live:
             self._waiting = 0
@@ -185,18 +203,20 @@ class Batcher(Generic[Item, Result]):
 
     def _ended(self, loop: asyncio.Task[None]) -> None:
         for entry in (*self._batch, *self._queue):
-            _fail(entry, _dead(self._name))
+            _fail(entry, self._gone())
         self._queue.clear()
         if not loop.cancelled():  # only stop(), or the end of the event loop, cancels it
             _log.error("batcher died", model=self._name, exc_info=loop.exception())
             self._on_death()
+
+    def _gone(self) -> UnavailableError:
+        if self._loop is not None and self._loop.cancelled():
+            return UnavailableError(f"model {self._name} was just unloaded", code="unloaded")
+        message = f"model {self._name} can no longer run; the server is about to stop"
+        return UnavailableError(message, code="dead")
 
 
 def _fail(entry: _Entry[Item, Result], error: GlassblockError) -> None:
     if not entry.future.done():
         entry.future.set_exception(error)
         entry.future.exception()  # counts as seen: of a request's sequences, only the first failure is awaited
-
-
-def _dead(name: str) -> UnavailableError:
-    return UnavailableError(f"model {name} can no longer run; the server is about to stop", code="dead")

@@ -8,7 +8,7 @@ import numpy as np
 from service.address import expand
 from service.errors import IllegalRequestError
 from service.manifest import FINAL_OUTPUT, ModelSpec
-from service.tensors import BlockRequest, BoolArray, Float32Array, Int64Array, Tensors
+from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Float32Array, Int64Array, Tensors
 
 
 def check(
@@ -37,7 +37,17 @@ def check(
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
     named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs)
-    return BlockRequest(lengths, hidden_states, input_ids, mask, tuple(named), tuple(named.values()), tokens)
+    return BlockRequest(
+        lengths,
+        hidden_states,
+        input_ids,
+        mask,
+        keys=tuple(named),
+        outputs=tuple(named.values()),
+        tokens=tokens,
+        timeout_s=tensors.timeout_s,
+        priority=tensors.priority or DEFAULT_PRIORITY,
+    )
 
 
 def check_inputs(tensors: Tensors, spec: ModelSpec) -> None:

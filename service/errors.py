@@ -129,10 +129,22 @@ class RunFailedError(GlassblockError):
     status = 500
 
 
+class UnsupportedError(GlassblockError):
+    """501: a part of a protocol that this server does not have."""
+
+    status = 501
+
+
 class UnavailableError(GlassblockError):
     """503: loading, draining, out of memory, dead."""
 
     status = 503
+
+
+class DeadlineError(GlassblockError):
+    """504: the client's deadline passed."""
+
+    status = 504
 
 
 class StartError(Exception):

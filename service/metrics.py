@@ -12,9 +12,12 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Summary,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every one of ours, which nobody reads
 
@@ -51,6 +54,10 @@ RUN_SECONDS = Histogram("glassblock_run_duration_seconds", "Runs of a batch.", _
 BATCH_SIZE = Histogram("glassblock_batch_size", "Sequences of a batch.", _MODEL, buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 TOKENS = Counter("glassblock_tokens_total", "Positions that were run, padding not counted.", _MODEL)
 PADDED_TOKENS = Counter("glassblock_padded_tokens_total", "Positions that were run, padding counted.", _MODEL)
+LAST_RUN = Gauge("glassblock_last_run_timestamp_seconds", "When the last run ended, in seconds since 1970.", _MODEL)
+FAILED_SECONDS = Summary(
+    "glassblock_failed_duration_seconds", "Requests to a model that were refused, failed or late.", _MODEL
+)
 LOST_LOG_LINES = Counter("glassblock_lost_log_lines_total", "Log lines dropped: stdout took no more.")
 MODEL_INFO = Gauge("glassblock_model_info", "1 for each model served.", [*_MODEL, "sha256", "provider"])
 
@@ -74,11 +81,33 @@ class ModelMetrics:
         self._tokens = TOKENS.labels(name, version)
         self._padded_tokens = PADDED_TOKENS.labels(name, version)
         self._cancelled = CANCELLED.labels(name, version)
+        self._last_run = LAST_RUN.labels(name, version)
+        self._failed = FAILED_SECONDS.labels(name, version)
 
     def describe(self, sha256: str, provider: str, waiting: Callable[[], int]) -> None:
         """Shows the model as served; `waiting` tells its queued positions whenever the metrics are read."""
         MODEL_INFO.labels(*self._labels, sha256, provider).set(1)
         QUEUED_TOKENS.labels(*self._labels).set_function(waiting)
+
+    def forget(self) -> None:
+        """Shows the model no more; what was counted of it stays."""
+        QUEUED_TOKENS.remove(*self._labels)
+        MODEL_INFO.remove_by_labels(dict(zip(_MODEL, self._labels, strict=True)))
+
+    def totals(self) -> dict[str, tuple[int, float]]:
+        """How often, and the sum: of each stage's seconds, of failed requests' seconds, and of runs' sequences."""
+        metrics: dict[str, Collector] = dict(zip(STAGES, self._stages, strict=True))
+        metrics |= {"failed": self._failed, "batches": self._batch_size}
+        found = {}
+        for name, metric in metrics.items():
+            values = {sample.name.rpartition("_")[2]: sample.value for sample in _samples(metric)}
+            found[name] = (int(values["count"]), values["sum"])
+        return found
+
+    @property
+    def last_run_s(self) -> float:
+        """When the last run ended, in seconds since 1970; 0 before the first."""
+        return float(_samples(self._last_run)[0].value)
 
     def observe_stages(self, decode_s: float, queue_s: float, run_s: float, encode_s: float) -> None:
         """Records an answered request."""
@@ -91,11 +120,20 @@ class ModelMetrics:
         self._batch_size.observe(size)
         self._tokens.inc(tokens)
         self._padded_tokens.inc(padded_tokens)
+        self._last_run.set_to_current_time()
+
+    def observe_failure(self, duration_s: float) -> None:
+        """Records a request that was not answered."""
+        self._failed.observe(duration_s)
 
     def count_cancelled(self, sequences: int) -> None:
         """Counts sequences that nobody waits for any more."""
         if sequences:
             self._cancelled.inc(sequences)
+
+
+def _samples(metric: Collector) -> list[Sample]:
+    return [sample for family in metric.collect() for sample in family.samples]
 
 
 def count_request(route: str, status: int, duration_s: float, error_code: str | None) -> None:

@@ -5,20 +5,30 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from types import ModuleType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from service.admission import hold_queue, ticket
 from service.batcher import Answer
 from service.check import check, check_inputs
+from service.errors import GlassblockError
 from service.repository import Model
 from service.settings import Settings
-from service.tensors import BlockRequest, Float32Array, Sequence, Tensors
+from service.tensors import BlockRequest, BlockResult, Float32Array, Sequence, Tensors
 from service.view import view
 
 T = TypeVar("T")
 _OFF_LOOP_BYTES = 2 * 2**20
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
+
+
+class Codec(Protocol):
+    """A wire format: a module of `service.codec`, or a value of one where the answer depends on how it was asked."""
+
+    def decode(self, body: bytes) -> Tensors:
+        """Reads a request."""
+
+    def encode(self, result: BlockResult, model: str, version: str) -> bytes:
+        """Writes its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +41,29 @@ class Timings:
     encode_s: float
 
 
-async def answer(model: Model, body: bytes, codec: ModuleType, settings: Settings) -> tuple[bytes, Timings]:
+async def answer(model: Model, body: bytes, codec: Codec, settings: Settings) -> tuple[bytes, Timings]:
     """Answers one request: decode, check, ticket, submit, view, encode.
 
     Args:
         model: that was asked.
         body: the request, whole.
-        codec: a module of `service.codec`, with `decode` and `encode`.
+        codec: reads the body and writes the answer.
         settings: the limits.
 
     Raises:
         GlassblockError: the request cannot be answered; says why.
     """
+    start_s = time.perf_counter()
+    try:
+        data, timings = await _answer(model, body, codec, settings)
+    except GlassblockError:
+        model.metrics.observe_failure(time.perf_counter() - start_s)
+        raise
+    model.metrics.observe_stages(timings.decode_s, timings.queue_s, timings.run_s, timings.encode_s)
+    return data, timings
+
+
+async def _answer(model: Model, body: bytes, codec: Codec, settings: Settings) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
     tensors = await _off_loop(len(body), codec.decode, body)
     request = await examine(tensors, model, settings)
@@ -51,9 +72,7 @@ async def answer(model: Model, body: bytes, codec: ModuleType, settings: Setting
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
     data = await _off_loop(result.nbytes, codec.encode, result, model.spec.name, model.spec.version)
-    timings = Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
-    model.metrics.observe_stages(timings.decode_s, timings.queue_s, timings.run_s, timings.encode_s)
-    return data, timings
+    return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 
 async def _off_loop(size_bytes: int, function: Callable[..., T], *arguments: object) -> T:
@@ -78,6 +97,7 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
 
     Raises:
         OverloadedError: too much waits already.
+        DeadlineError: the request's time passed before a run of it began.
     """
     hold_queue(model.batcher.waiting, settings)
     hidden_states = request.hidden_states
@@ -86,7 +106,10 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
     sequences = [Sequence(values, mask, wanted) for values, mask in pairs]
-    futures = [model.batcher.submit(sequence, wanted, len(sequence)) for sequence in sequences]
+    futures = [
+        model.batcher.submit(sequence, wanted, len(sequence), request.priority, request.timeout_s)
+        for sequence in sequences
+    ]
     try:
         return [await future for future in futures]
     finally:

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
         description="When the layers' graphs, which give probes, are loaded: never, on first use, or at the start. "
         "They hold a second copy of the weights.",
     )
-    max_body_bytes: Bytes = Field(16 * 2**20, description="Largest request body, in bytes (413).")
+    max_body_bytes: Bytes = Field(
+        16 * 2**20, description="Largest request body, in bytes, inflated if it comes compressed (413)."
+    )
     max_in_flight: int = Field(256, ge=1, description="Requests under way at once (429 beyond).")
     max_outputs: int = Field(1024, ge=1, description="Tensors one request may ask for, after expansion (422).")
     max_request_tokens: int = Field(16_384, ge=1, description="Positions of all sequences of a request (422).")

@@ -9,6 +9,8 @@ Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+DEFAULT_PRIORITY = 5  # so that a client may ask for more, and for less
+
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
@@ -20,6 +22,8 @@ class Tensors:
         text: one string a sequence.
         attention_mask: one array a sequence, bool [sequence], True = attend; None = attend to all.
         outputs: addresses as sent; None = `block_output` alone.
+        timeout_s: seconds within which its runs must begin; None = any time.
+        priority: 1 is served first, then 2 and so on; 0 = `DEFAULT_PRIORITY`.
     """
 
     hidden_states: tuple[Float32Array, ...] | None = None
@@ -27,6 +31,8 @@ class Tensors:
     text: tuple[str, ...] | None = None
     attention_mask: tuple[BoolArray, ...] | None = None
     outputs: tuple[str, ...] | None = None
+    timeout_s: float | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,6 +74,8 @@ class BlockRequest:
         keys: the names of the answer's tensors, in order, without repetition.
         outputs: the tensor that each key stands for.
         tokens: the tokens of each sequence, for text alone.
+        timeout_s: seconds within which its runs must begin; None = any time.
+        priority: the least is served first.
     """
 
     lengths: tuple[int, ...]
@@ -77,6 +85,8 @@ class BlockRequest:
     keys: tuple[str, ...]
     outputs: tuple[Output, ...]
     tokens: tuple[tuple[str, ...], ...] | None
+    timeout_s: float | None
+    priority: int
 
     @property
     def wanted(self) -> tuple[Output, ...]:

@@ -16,12 +16,14 @@ _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/htm
 _CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
 
+@router.get("/v2/health/live", operation_id="v2_live", summary="The same for the protocol's clients")
 @router.get("/livez", summary="The process answers")
 async def live() -> dict[str, bool]:
     """200 as long as the event loop turns."""
     return {"live": True}
 
 
+@router.get("/v2/health/ready", operation_id="v2_ready", summary="The same for the protocol's clients")
 @router.get("/readyz", summary="Requests are served")
 async def ready(request: Request) -> dict[str, bool]:
     """200 once every model is loaded, verified and warm; 503 before that, while draining, and when a model died."""

@@ -1,34 +1,20 @@
 """`/v1`: for people. Nested lists in, nested lists out, any tensor by its address."""
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
 
+from service.api.direct import DirectRoute, describe
 from service.api.v1_schema import ERRORS, FORWARD
 from service.codec import nested_json
 from service.errors import NotAcceptableError, UnsupportedMediaTypeError
-from service.pipeline import Timings, answer
+from service.pipeline import answer
 from service.repository import Model, Repository
 
 router = APIRouter(prefix="/v1", tags=["v1"])
 
 
-class _DirectRoute(APIRoute):
-    """Calls its endpoint with the path's parameters alone: solving dependencies costs more than door and log."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's documented hook for custom routes."""
-
-        async def call(request: Request) -> Response:
-            response: Response = await self.endpoint(request, **request.path_params)
-            return response
-
-        return call
-
-
-forward_router = APIRouter(prefix="/v1", tags=["v1"], route_class=_DirectRoute)
+forward_router = APIRouter(prefix="/v1", tags=["v1"], route_class=DirectRoute)
 
 
 @router.get("/models", operation_id="list_models", summary="The models served here")
@@ -88,12 +74,7 @@ async def forward(request: Request, model: str, version: str | None = None) -> R
     _negotiate(request)
     body: bytes = (await request.receive())["body"]  # whole, by the door; request.body() would copy it
     data, timings = await answer(found, body, nested_json, request.app.state.settings)
-    headers = {
-        "Server-Timing": _server_timing(timings),
-        "X-Model-Version": found.spec.version,
-        "X-Model-SHA256": found.sha256,
-    }
-    return Response(data, media_type=nested_json.MEDIA_TYPE, headers=headers)
+    return Response(data, media_type=nested_json.MEDIA_TYPE, headers=describe(found, timings))
 
 
 def _summary(model: Model) -> dict[str, Any]:
@@ -137,8 +118,3 @@ def _negotiate(request: Request) -> None:
     if not {"*/*", "application/*", nested_json.MEDIA_TYPE} & set(accepted):
         message = f"this route answers with {nested_json.MEDIA_TYPE}, which Accept leaves out"
         raise NotAcceptableError(message, code="not_acceptable", at="Accept")
-
-
-def _server_timing(timings: Timings) -> str:
-    stages = {"decode": timings.decode_s, "queue": timings.queue_s, "run": timings.run_s, "encode": timings.encode_s}
-    return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in stages.items())

@@ -197,6 +197,20 @@ int64_t read_part(const char *body, int64_t stop, int64_t *position, bool resume
     return sequences;
 }
 
+/* See float_text.py: _read_numbers. */
+int64_t read_numbers(const char *body, int64_t stop, int64_t *position, bool resumed, bool cut, float *values) {
+    const char *at = body + *position, *end = body + stop, *next;
+    const float *first = values;
+    if (!resumed && !(at = take(at, end, '['))) return -1;
+    do {
+        if (!(at = take_number(at, end, values++))) return -1;
+        if ((next = take(at, end, ','))) at = next;
+    } while (next && !(cut && at == end));
+    if (!next && !(at = take(at, end, ']'))) return -1;
+    *position = at - body;
+    return values - first;
+}
+
 /* ------------------------------------------------------------------------------------------------ writing */
 
 enum { LEAST_POWER = -31 };

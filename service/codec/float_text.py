@@ -47,6 +47,28 @@ def read(body: bytes, start: int) -> tuple[tuple[Float32Array, ...], int] | None
     return (arrays, rest[1]) if rest and arrays else None
 
 
+def read_flat(body: bytes, start: int) -> tuple[Float32Array, int] | None:
+    """Reads a list of numbers, each as `read` does.
+
+    Args:
+        body: JSON text.
+        start: the place of the list's opening bracket.
+
+    Returns:
+        The numbers [count], and the place after the list's closing bracket. None if there is no such list: bad syntax,
+        an empty list, an element that is no number, a number beyond float64.
+    """
+    middle = body.find(b",", (start + len(body)) // 2) + 1 if len(body) - start >= _HALVED_BYTES else 0
+    if not middle:
+        return _read_numbers(body, start, len(body))
+    second = _OTHER.submit(_read_numbers, body, middle, len(body), resumed=True)
+    first = _read_numbers(body, start, middle)
+    if first is None or first[1] != middle:  # the list is wrong, or ends in the first half
+        return first
+    rest = second.result()
+    return rest and (np.concatenate((first[0], rest[0])), rest[1])
+
+
 def write(array: Float32Array) -> tuple[bytes | memoryview, ...] | None:
     """Writes nested lists; each number is the shortest that reads back as the same float32.
 
@@ -92,6 +114,21 @@ def _read_part(body: bytes, start: int, stop: int, *, resumed: bool = False) -> 
     return tuple(values[first:last].reshape(shape) for first, last, shape in pairs), position.value
 
 
+def _read_numbers(body: bytes, start: int, stop: int, *, resumed: bool = False) -> tuple[Float32Array, int] | None:
+    """Reads on from `start` until the list ends, or a comma before `stop`, if that is not the end of the body.
+
+    Args:
+        body: JSON text.
+        start: the list's opening bracket or, resumed, the place after a comma.
+        stop: the end of the text that is read.
+        resumed: whether the list began before.
+    """
+    values = np.empty((stop - start) // 2 + 1, np.float32)  # a number and its comma are two bytes at least
+    position = ctypes.c_int64(start)
+    count = _C.read_numbers(body, stop, position, resumed, stop < len(body), values.ctypes.data)
+    return None if count < 0 else (values[:count], position.value)
+
+
 def _join(arrays: Arrays, others: Arrays) -> Arrays | None:
     """Puts a sequence that was cut in two together; None if its rows are uneven."""
     head, tail = arrays[-1], others[0]
@@ -119,8 +156,9 @@ def _load() -> ctypes.CDLL:
     library.read_part.argtypes = [
         ctypes.c_char_p, integer, ctypes.POINTER(integer), ctypes.c_bool, ctypes.c_bool, pointer, pointer, integer
     ]  # fmt: skip
+    library.read_numbers.argtypes = library.read_part.argtypes[:6]
     library.write_items.argtypes = [pointer, ctypes.POINTER(integer), integer, pointer]
-    library.read_part.restype = library.write_items.restype = integer
+    library.read_part.restype = library.read_numbers.restype = library.write_items.restype = integer
     return library
 
 

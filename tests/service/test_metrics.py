@@ -26,7 +26,7 @@ def gained(client: httpx.Client, action: Callable[[], object]) -> Samples:
     return {
         key: change
         for key, change in changes.items()
-        if change and not key[0].endswith(("_bucket", "seconds_sum")) and "in_flight" not in key[0]
+        if change and not key[0].endswith(("_bucket", "seconds_sum", "timestamp_seconds")) and "in_flight" not in key[0]
     }
 
 
@@ -58,7 +58,7 @@ def test_good_requests_are_counted_with_their_sequences_and_positions(client: ht
     }
 
 
-def test_refused_requests_are_counted_by_their_status_and_reach_no_model(client: httpx.Client) -> None:
+def test_refused_requests_are_counted_by_their_status_and_as_failed_and_reach_no_run(client: httpx.Client) -> None:
     def send() -> None:
         assert client.post("/v1/models/tiny/forward", content=b"{").status_code == httpx.codes.BAD_REQUEST
         for _ in range(2):
@@ -67,6 +67,7 @@ def test_refused_requests_are_counted_by_their_status_and_reach_no_model(client:
 
     found = gained(client, send)
     assert found.pop(("glassblock_request_duration_seconds_count", (("route", FORWARD),))) == 4
+    assert found.pop(("glassblock_failed_duration_seconds_count", (("model", "tiny"), ("version", "1")))) == 3
     assert found == {
         ("glassblock_requests_total", (("code", str(code)), ("route", FORWARD))): count
         for code, count in ((400, 1), (422, 2), (404, 1))
@@ -100,7 +101,11 @@ def test_a_request_that_the_ticket_refuses_is_counted_as_shed(
 ) -> None:
     body = {"hidden_states": [[[0.5] * 8] * length], "outputs": [asked]}
     found = gained(client, lambda: client.post("/v1/models/tiny/forward", json=body))
-    assert found == {**answered(FORWARD, 422, 1), ("glassblock_shed_total", (("reason", reason),)): 1}
+    assert found == {
+        **answered(FORWARD, 422, 1),
+        ("glassblock_shed_total", (("reason", reason),)): 1,
+        ("glassblock_failed_duration_seconds_count", (("model", "tiny"), ("version", "1"))): 1,
+    }
 
 
 def test_every_refusal_of_the_gates_is_a_reason_and_every_reason_is_shown_from_the_start(client: httpx.Client) -> None:

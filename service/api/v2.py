@@ -1,0 +1,154 @@
+"""`/v2`: for tools. The Open Inference Protocol with its binary tensor extension, as Triton's clients speak it.
+
+Each of our models has two names: NAME answers `block_output`, NAME.probes what is inside.
+"""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service import __version__
+from service.api.direct import DirectRoute, describe
+from service.api.v1_schema import ERRORS
+from service.api.v2_models import Asked, configuration, find, metadata, statistics
+from service.api.v2_schema import INFER
+from service.codec.compression import check_encoding, choose_encoding, deflate, inflate
+from service.codec.inference import HEADER_LENGTH, PROBES, Exchange
+from service.errors import UnreadableError, UnsupportedError
+from service.pipeline import answer
+from service.repository import Repository
+
+router = APIRouter(prefix="/v2", tags=["v2"], responses=ERRORS)
+infer_router = APIRouter(prefix="/v2", tags=["v2"], route_class=DirectRoute)
+
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+]
+_MAX_LENGTH_DIGITS = 18
+
+
+@router.get("", operation_id="v2_server", summary="This server")
+async def describe_server() -> dict[str, Any]:
+    """Name, version and the protocol's extensions that are here."""
+    return {"name": "glassblock", "version": __version__, "extensions": EXTENSIONS}
+
+
+@router.get("/models", operation_id="v2_models", summary="The models' names")
+async def list_models(request: Request) -> dict[str, list[str]]:
+    """Both names of each model."""
+    repository: Repository = request.app.state.repository
+    return {"models": [name for base in sorted(repository.models) for name in (base, base + PROBES)]}
+
+
+@router.get("/models/stats", operation_id="v2_all_statistics", summary="Counts and durations of every model")
+@router.get("/models/{model}/stats", operation_id="v2_statistics", summary="Counts and durations of a model")
+@router.get(
+    "/models/{model}/versions/{version}/stats", operation_id="v2_version_statistics", summary="Those of a version"
+)
+async def count(request: Request, model: str | None = None, version: str | None = None) -> dict[str, Any]:
+    """Since the start; durations in nanoseconds. Both names of a model share its queue, and its figures."""
+    repository: Repository = request.app.state.repository
+    if model is not None:
+        return {"model_stats": [statistics(find(repository, model, version))]}
+    asked = [Asked(found, probes) for found in repository.all() for probes in (False, True)]
+    return {"model_stats": [statistics(one) for one in asked]}
+
+
+@router.get("/models/{model}", operation_id="v2_metadata", summary="A model's inputs and outputs")
+@router.get("/models/{model}/versions/{version}", operation_id="v2_version_metadata", summary="Those of a version")
+async def describe_model(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    """Names, datatypes and shapes, -1 for what a request decides; every output is sent where none is asked for."""
+    repository: Repository = request.app.state.repository
+    asked = find(repository, model, version)
+    return metadata(asked, sorted(repository.models[asked.model.spec.name], key=int))
+
+
+@router.get("/models/{model}/ready", operation_id="v2_model_ready", summary="A model is served")
+@router.get("/models/{model}/versions/{version}/ready", operation_id="v2_version_ready", summary="A version is served")
+async def model_ready(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    """200 if it is; 404 if not."""
+    find(request.app.state.repository, model, version)
+    return {"name": model, "ready": True}
+
+
+@router.get("/models/{model}/config", operation_id="v2_config", summary="A model's configuration")
+@router.get("/models/{model}/versions/{version}/config", operation_id="v2_version_config", summary="That of a version")
+async def configure(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    """In the words of Triton's ModelConfig: what perf_analyzer asks for."""
+    return configuration(find(request.app.state.repository, model, version), request.app.state.settings)
+
+
+@infer_router.post(
+    "/models/{model}/infer",
+    operation_id="v2_infer",
+    summary="Run a model",
+    responses=ERRORS,
+    openapi_extra=INFER,
+)
+@infer_router.post(
+    "/models/{model}/versions/{version}/infer",
+    operation_id="v2_version_infer",
+    summary="Run a version of a model",
+    responses=ERRORS,
+    openapi_extra=INFER,
+)
+async def infer(request: Request, model: str, version: str | None = None) -> Response:
+    """Tensors in, tensors out, each as JSON or as bytes; see docs/protocol.md."""
+    asked = find(request.app.state.repository, model, version)
+    exchange = Exchange(asked.model.spec, asked.probes, _header_length(request))
+    came = check_encoding(_join(request, "content-encoding"))
+    wanted = choose_encoding(_join(request, "accept-encoding"))
+    body: bytes = (await request.receive())["body"]  # whole, by the door
+    if came:
+        body = await asyncio.to_thread(inflate, body, came, request.app.state.settings.max_body_bytes)
+    data, timings = await answer(asked.model, body, exchange, request.app.state.settings)
+    headers = describe(asked.model, timings)
+    if exchange.answer_header_length is not None:
+        headers[HEADER_LENGTH] = str(exchange.answer_header_length)
+    if wanted:
+        data = await asyncio.to_thread(deflate, data, wanted)
+        headers |= {"Content-Encoding": wanted, "Vary": "Accept-Encoding"}
+    media_type = "application/json" if exchange.answer_header_length is None else "application/octet-stream"
+    return Response(data, media_type=media_type, headers=headers)
+
+
+@router.get("/logging", operation_id="v2_logging", summary="Not here: 501")
+@router.post("/logging", operation_id="v2_set_logging", summary="Not here: 501")
+@router.get("/trace/setting", operation_id="v2_trace", summary="Not here: 501")
+@router.post("/trace/setting", operation_id="v2_set_trace", summary="Not here: 501")
+@router.get("/models/{model}/trace/setting", operation_id="v2_model_trace", summary="Not here: 501")
+@router.post("/models/{model}/trace/setting", operation_id="v2_set_model_trace", summary="Not here: 501")
+@router.get("/systemsharedmemory/{path:path}", operation_id="v2_system_memory", summary="Not here: 501")
+@router.post("/systemsharedmemory/{path:path}", operation_id="v2_set_system_memory", summary="Not here: 501")
+@router.get("/cudasharedmemory/{path:path}", operation_id="v2_cuda_memory", summary="Not here: 501")
+@router.post("/cudasharedmemory/{path:path}", operation_id="v2_set_cuda_memory", summary="Not here: 501")
+async def refuse() -> None:
+    """Parts of the protocol that this server does not have."""
+    message = "this server has no trace, logging or shared memory routes; see GET /metrics"
+    raise UnsupportedError(message, code="unsupported", at="path")
+
+
+def _join(request: Request, header: str) -> str:
+    return ", ".join(request.headers.getlist(header))
+
+
+def _header_length(request: Request) -> int | None:
+    """Bytes of JSON before the tensors; None: all of it.
+
+    Raises:
+        UnreadableError: no number, or several.
+    """
+    values = request.headers.getlist(HEADER_LENGTH)
+    if not values:
+        return None
+    if len(values) > 1 or not (values[0].isascii() and values[0].isdigit()) or len(values[0]) > _MAX_LENGTH_DIGITS:
+        message = "expected one number of bytes, got something else"
+        raise UnreadableError(message, code="invalid_header_length", at=HEADER_LENGTH)
+    return int(values[0])
