@@ -112,6 +112,9 @@ class Server(uvicorn.Server):
     def _close(self) -> None:
         self.application.lifecycle.state = "closed"
         self.should_exit = True
+        # Now, and not when uvicorn looks, every 0.1 s: an answer until then would promise to leave its connection open.
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
 
     def _ready(self, repository: Repository) -> None:
         print_banner(repository, self._settings, self.port)
