@@ -16,7 +16,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-image serve load load-open overload bench bench-peers image clean
+.PHONY: install check test test-long test-image serve load load-open overload bench bench-peers bench-refusals image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -43,7 +43,7 @@ test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m tests.artifacts
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-test-long: install  ## The runs of minutes: the README's long commands, crowds of slow clients, what a refusal costs
+test-long: install  ## The runs of minutes: the README's long commands, crowds of slow clients, the text of every float32
 	$(BIN)/python -m pytest -m long
 
 test-image: install image  ## The image, built and run by the engine that docker talks to
@@ -67,6 +67,9 @@ bench: install  ## Latency, throughput and cost against raw session.run; SECONDS
 
 bench-peers: install  ## The same beside other servers, into docs/benchmarks.md; PEERS="naive litserve" picks
 	$(BIN)/python -m load_tests.bench_peers $(LENGTH) $(if $(PEERS),--peers $(PEERS))
+
+bench-refusals: install  ## The server's CPU for a refusal at the door: at most 100 µs, the wire's own left out
+	$(BIN)/python -m pytest -m bench -s tests/service/test_refusal_cost.py
 
 image:  ## The container image and its sizes; of the CPU's, at most 250 MB beside base and model
 	$(DOCKER) build --network $(DOCKER_NETWORK) --build-arg PROVIDER=$(PROVIDER) --build-arg TORCH=$(TORCH) -t $(IMAGE) .
