@@ -31,7 +31,7 @@ def subjects(wanted: list[str], venvs: Path, folder: Path, hidden_size: int) -> 
             continue
         print(f"installing {peer.program}", file=sys.stderr, flush=True)
         try:
-            python = install(peer.program, venvs)
+            python = install(PROGRAMS / f"{peer.program}.txt", venvs)
         except PeerError as error:
             yield failing(peer, error)
         else:

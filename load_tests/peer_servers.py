@@ -30,14 +30,13 @@ class PeerError(RuntimeError):
     """A peer could not be installed or started; says why."""
 
 
-def install(name: str, folder: Path) -> Path:
-    """A virtual environment with the peer's pinned packages, made anew only when these change; returns its Python.
+def install(pins: Path, folder: Path) -> Path:
+    """A virtual environment with these packages, made in `folder` anew only when they change; returns its Python.
 
     Raises:
         PeerError: pip could not.
     """
-    pins = PROGRAMS / f"{name}.txt"
-    place, stamp = folder / name, folder / name / "installed"
+    place, stamp = folder / pins.stem, folder / pins.stem / "installed"
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()
     python = place / "bin" / "python"
     if stamp.exists() and stamp.read_text() == digest:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from service import __version__, logs
 from service.admission import Door
-from service.api import operations, v1, v2
+from service.api import operations, v1, v2, v2_repository
 from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import read_keys
@@ -62,10 +62,12 @@ class Application:
             telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         )
         api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
+        api.state.load = partial(load_models, self._settings, self._on_death)
         api.include_router(v1.router)
         api.include_router(v1.forward_router)
         api.include_router(v2.router)
         api.include_router(v2.infer_router)
+        api.include_router(v2_repository.router)
         api.include_router(operations.router)
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
@@ -73,7 +75,8 @@ class Application:
 
     def _waiting(self, path: str) -> int:
         """Positions that wait for the model that a path names, as every face does, after /models/."""
-        name = path.partition("/models/")[2].partition("/")[0]
+        face, _, rest = path.partition("/models/")
+        name = rest.partition("/")[0] if face in {"/v1", "/v2"} else ""
         versions = self.repository.models.get(name.removesuffix(PROBES), {})
         return min((model.batcher.waiting for model in versions.values()), default=0)
 
@@ -112,14 +115,15 @@ class Application:
         self._on_failure(reason)
 
 
-def load_models(settings: Settings, on_death: Callable[[], None]) -> list[Model]:
-    """Loads every model of the models folder, in order of name and version.
+def load_models(settings: Settings, on_death: Callable[[], None], name: str | None = None) -> list[Model]:
+    """Loads every model of the models folder, or every version of one, in order of name and version.
 
     Raises:
         StartError: one of them cannot be served; none is, then.
     """
     try:
-        return [load_model(folder, settings, on_death) for folder in find_versions(settings.models)]
+        folders = [folder for folder in find_versions(settings.models) if name in {None, folder.parent.name}]
+        return [load_model(folder, settings, on_death) for folder in folders]
     except OSError as error:  # a folder that may not be read
         raise StartError(f"{error.filename}: {error.strerror}") from error
 

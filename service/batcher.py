@@ -80,6 +80,7 @@ class Batcher(Generic[Item, Result]):
         self._queue: list[_Entry[Item, Result]] = []
         self._batch: list[_Entry[Item, Result]] = []
         self._waiting = 0
+        self._closing = False
         self._arrived = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{name}")
         self._loop: asyncio.Task[None] | None = None
@@ -102,9 +103,9 @@ class Batcher(Generic[Item, Result]):
             timeout_s: if no run of it has begun by then, the future fails with DeadlineError.
 
         Raises:
-            UnavailableError: the loop has ended.
+            UnavailableError: the loop has ended, or is closing.
         """
-        if self._loop is None or self._loop.done():
+        if self._closing or self._loop is None or self._loop.done():
             raise self._gone()
         loop = asyncio.get_running_loop()
         entry = _Entry[Item, Result](item, kind, length, priority, loop.create_future())
@@ -132,16 +133,25 @@ class Batcher(Generic[Item, Result]):
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
-        self._executor.shutdown(wait=False)  # a run cannot be interrupted; who waited for it has been answered
+
+    def close(self) -> None:
+        """Takes no more; the loop ends once what waits has been run."""
+        self._closing = True
+        self._arrived.set()
+
+    async def wait_closed(self) -> None:
+        """Returns when the loop has ended."""
+        if self._loop is not None:
+            await asyncio.wait([self._loop])
 
     async def _work(self) -> None:
-        while True:
+        while self._queue or not self._closing:
             await self._arrived.wait()
             self._batch = self._take()
             if self._batch:
                 await self._answer(self._batch)
                 self._batch = []  # or it would hold its tensors until the next one comes
-            if not self._queue:
+            if not self._queue and not self._closing:
                 self._arrived.clear()
 
     def _take(self) -> list[_Entry[Item, Result]]:
@@ -205,12 +215,14 @@ class Batcher(Generic[Item, Result]):
         for entry in (*self._batch, *self._queue):
             _fail(entry, self._gone())
         self._queue.clear()
-        if not loop.cancelled():  # only stop(), or the end of the event loop, cancels it
-            _log.error("batcher died", model=self._name, exc_info=loop.exception())
+        self._executor.shutdown(wait=False)  # a run cannot be interrupted; who waited for it has been answered
+        error = None if loop.cancelled() else loop.exception()  # stop(), or the end of the event loop, cancels it
+        if error is not None:
+            _log.error("batcher died", model=self._name, exc_info=error)
             self._on_death()
 
     def _gone(self) -> UnavailableError:
-        if self._loop is not None and self._loop.cancelled():
+        if self._closing:
             return UnavailableError(f"model {self._name} was just unloaded", code="unloaded")
         message = f"model {self._name} can no longer run; the server is about to stop"
         return UnavailableError(message, code="dead")

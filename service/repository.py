@@ -1,15 +1,13 @@
 """Models on disk: every byte verified before it is loaded, every model proven by its golden request."""
 
-import errno
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from service.artifact_files import MANIFEST_FILE, check_listing, read_plain, read_verified
 from service.batcher import Batcher
 from service.errors import NotFoundError, StartError
 from service.manifest import FINAL_OUTPUT, ModelSpec, TensorSpec, read_manifest
@@ -21,7 +19,6 @@ from service.settings import Settings
 from service.tensors import Float32Array, Output, Sequence
 from service.text import TextFront
 
-MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
 
 
@@ -58,6 +55,14 @@ class Repository:
         """Serves a model from now on."""
         self.models.setdefault(model.spec.name, {})[model.spec.version] = model
         model.metrics.describe(model.sha256, model.provider, lambda: model.batcher.waiting)
+
+    def remove(self, name: str) -> list[Model]:
+        """Serves no version of a model any more; gives those that were, whose queues take no more and run out."""
+        models = list(self.models.pop(name, {}).values())
+        for model in models:
+            model.metrics.forget()
+            model.batcher.close()
+        return models
 
     def all(self) -> list[Model]:
         """Every version of every model, by name, then version."""
@@ -109,7 +114,7 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
         StartError: anything in the folder is not as its manifest says, or the answer is not the golden one.
     """
     spec, sha256 = _read_spec(folder)
-    _check_listing(folder, spec)
+    check_listing(folder, spec)
     files = {name: read_verified(folder, name, spec) for name in spec.files}
     weights = files[WEIGHTS_FILE]
 
@@ -142,21 +147,6 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
         spec.name, metrics, runner.run, lambda lengths: choose(lengths, settings.max_batch_tokens), on_death
     )
     return Model(spec, sha256, session.provider, runner, front, batcher, metrics)
-
-
-def read_verified(folder: Path, name: str, spec: ModelSpec) -> bytes:
-    """A file's bytes, after their size and SHA-256 have been held against the manifest.
-
-    Raises:
-        StartError: missing, not a plain file, linked from elsewhere, or other bytes than the manifest promises.
-    """
-    wanted = spec.files[name]
-    data = _read_plain(folder / name, wanted.bytes)
-    if len(data) != wanted.bytes:
-        raise StartError(f"{folder / name}: expected {wanted.bytes} bytes, found {len(data)}")
-    if hashlib.sha256(data).hexdigest() != wanted.sha256:
-        raise StartError(f"{folder / name}: its SHA-256 is not the manifest's; the file was changed after the export")
-    return data
 
 
 def check_golden(runner: Runner, spec: ModelSpec, place: Path, outputs: tuple[Output, ...] = LEAN) -> float:
@@ -209,7 +199,7 @@ def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, folder:
 
 
 def _read_spec(folder: Path) -> tuple[ModelSpec, str]:
-    data = _read_plain(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    data = read_plain(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     spec = read_manifest(data, str(folder / MANIFEST_FILE))
     if (spec.name, spec.version) != (folder.parent.name, folder.name):
         raise StartError(f"{folder}: its manifest says {spec.name}/{spec.version}")
@@ -218,32 +208,3 @@ def _read_spec(folder: Path) -> tuple[ModelSpec, str]:
     if missing := sorted(needed - spec.files.keys()):
         raise StartError(f"{folder / MANIFEST_FILE}: files: {missing[0]} is not listed")
     return spec, hashlib.sha256(data).hexdigest()
-
-
-def _check_listing(folder: Path, spec: ModelSpec) -> None:
-    found = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
-    }
-    if extra := sorted(found - spec.files.keys() - {MANIFEST_FILE}):
-        raise StartError(f"{folder / extra[0]}: not in the manifest")
-    if missing := sorted(spec.files.keys() - found):
-        raise StartError(f"{folder / missing[0]}: in the manifest, but missing")
-
-
-def _read_plain(path: Path, max_bytes: int) -> bytes:
-    """Reads a regular file with one link, through no symbolic link, checked on the open file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        reason = "expected a file, found a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise StartError(f"{path}: {reason}") from None
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StartError(f"{path}: expected a file, found a folder")
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - opened by descriptor, so that the checks hold for what is read
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise StartError(f"{path}: expected a regular file with a single link")
-        if status.st_size > max_bytes:
-            raise StartError(f"{path}: expected at most {max_bytes} bytes, found {status.st_size}")
-        return file.read(max_bytes + 1)

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         description="When the layers' graphs, which give probes, are loaded: never, on first use, or at the start. "
         "They hold a second copy of the weights.",
     )
+    model_control: bool = Field(
+        default=False, description="Whether models may be loaded and unloaded over /v2/repository (403 otherwise)."
+    )
     max_body_bytes: Bytes = Field(
         16 * 2**20, description="Largest request body, in bytes, inflated if it comes compressed (413)."
     )

@@ -55,7 +55,8 @@ def running(
         settings: fields of `service.settings.Settings`.
     """
     stdout, stderr = folder / "stdout", folder / "stderr"
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    named = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
+    flags = [flag if value is True else f"{flag}={value}" for flag, value in named.items()]
     command = [sys.executable, *program, "serve", f"--models={models}", "--http-port=0", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GLASSBLOCK_")}
     with stdout.open("wb") as out, stderr.open("wb") as err:

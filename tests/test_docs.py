@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 
 from service.manifest import ModelSpec
 from service.settings import describe
+from tests.server import Server
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -37,6 +39,42 @@ def test_every_python_file_has_its_place_in_the_architecture() -> None:
             if path.name in {"__init__.py", "__pycache__"}:
                 continue
             assert (path.name if path.is_file() else f"{path.name}/") in named, path
+
+
+PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+
+
+def test_every_code_of_an_error_is_in_the_protocols_table_and_no_other() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").rglob("*.py"))
+    codes = set(re.findall(r'code="(\w+)"', source)) | set(re.findall(r'_weigh\(.*, "(\w+)"\)', source))
+    codes |= {"loading", "draining", "closed", "dead"}  # the states in which nobody is served
+    codes |= {"no_inputs", "no_outputs", "no_sizes"}  # inference_head.py: a list that is empty
+    table = PROTOCOL.partition("| status |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([a-z_]+)`", table)) - {"max_body_bytes"} == codes
+
+
+def test_every_route_of_v2_is_in_the_protocol(server: Server) -> None:
+    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    ours = [path for path in paths if path.startswith("/v2") and "/versions/" not in path]
+    assert len(ours) > 15
+    for path in ours:
+        shown = path.replace("{path}", "…")
+        assert f"{shown}`" in PROTOCOL or f"`/{shown.rpartition('/')[2]}`" in PROTOCOL, path
+
+
+def test_every_field_and_parameter_of_infer_is_in_the_protocol(server: Server) -> None:
+    operation = httpx.get(f"{server.url}/openapi.json").json()["paths"]["/v2/models/{model}/infer"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    fields = names_of(schema)
+    assert {"id", "timeout", "binary_data_size", "binary_data"} <= fields
+    assert [name for name in fields if name not in PROTOCOL] == []
+
+
+def names_of(schema: dict[str, Any]) -> set[str]:
+    """Every property of a schema and of the schemas in it."""
+    own = schema.get("properties", {})
+    inside = [*own.values(), *([schema["items"]] if "items" in schema else [])]
+    return {*own, *(name for one in inside for name in names_of(one))}
 
 
 @pytest.mark.parametrize("name", ["minilm", "minilm-2-5", "my-block", "causal-final-norm", "encoder-post-relu", "tiny"])

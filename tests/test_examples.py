@@ -23,11 +23,19 @@ def test_the_attention_example_finds_the_cat(server: Server) -> None:
 def test_the_curl_example_answers_every_request(server: Server) -> None:
     command = ["bash", str(EXAMPLES / "curl.sh"), server.url]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    models, two_sentences, weights, every_layer = (json.loads(line) for line in done.stdout.splitlines())
+    models, two_sentences, weights, every_layer, inferred, head = map(json.loads, done.stdout.splitlines())
     assert "minilm" in [model["name"] for model in models["models"]]
     assert [len(rows) for rows in two_sentences["outputs"]["block_output"]] == [6, 5]
     assert np.asarray(weights["outputs"]["layers.0.attention_weights"][0]).shape == (12, 5, 5)
     assert list(every_layer["outputs"]) == [f"layers.{layer}.resid_mid" for layer in range(6)]
+    assert (inferred["id"], inferred["outputs"][0]["shape"]) == ("1", [1, 12, 2, 2])
+    assert head["outputs"][0]["parameters"] == {"binary_data_size": 3072}
+
+
+def test_the_httpx_example_reads_attention_weights_from_bytes(server: Server) -> None:
+    command = [sys.executable, str(EXAMPLES / "inference_httpx.py"), server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "layers.5.attention_weights (1, 12, 5, 5) rows sum to 1.000000\n"
 
 
 def test_the_clients_cache_holds_arrays_by_address(server: Server) -> None:

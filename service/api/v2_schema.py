@@ -49,6 +49,7 @@ _REQUEST: dict[str, Any] = {
     "required": ["inputs"],
     "properties": {
         "id": {"description": "Printable ASCII; comes back.", "type": "string", "maxLength": 128},
+        "model_name": {"description": "If sent, the one in the URL.", "type": "string"},
         "parameters": {
             "type": "object",
             "additionalProperties": False,

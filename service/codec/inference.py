@@ -24,7 +24,7 @@ PROBES = ".probes"  # behind a model's name: the same model, whose outputs are w
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _DATATYPES = {"hidden_states": ("FP32", "FP16", "BF16"), "attention_mask": ("INT64", "BOOL")}
 
-_RAW = Head(id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
+_RAW = Head(model="", id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
 
 
 def list_outputs(spec: ModelSpec, *, probes: bool) -> dict[str, tuple[int, ...]]:
@@ -72,6 +72,9 @@ class Exchange:
             raise UnreadableError(message, code="size_mismatch", at=HEADER_LENGTH)
         text, numbers = cut_numbers(body if length == len(body) else body[:length])
         self._head = head = read_head(text)
+        if head.model not in {"", self.spec.name + PROBES * self.probes}:
+            message = "expected the model's name as in the URL, got another one"
+            raise IllegalRequestError(message, code="wrong_model", at="model_name")
         outputs = tuple(output.name for output in self._outputs())
         inputs = _check_inputs(head.inputs, self.spec)
         data = _find_data(head.inputs, numbers, None if self.header_length is None else memoryview(body)[length:])
@@ -91,7 +94,7 @@ class Exchange:
             IllegalRequestError: an output in JSON is not finite, which JSON cannot say.
         """
         binary = self._binary_keys()
-        said = {"model_name": f"{model}{PROBES * self.probes}", "model_version": version}
+        said = {"model_name": model + PROBES * self.probes, "model_version": version}
         if self._head.id:
             said["id"] = self._head.id
         text: list[bytes | memoryview] = [orjson.dumps(said)[:-1]]

@@ -60,6 +60,7 @@ class Head:
     """A request without its tensors.
 
     Attributes:
+        model: the name that KServe's client repeats from the URL; empty: none.
         id: to be echoed; empty: none.
         timeout_s: None: none.
         priority: 0: the default.
@@ -68,6 +69,7 @@ class Head:
         outputs: in order; None: all of the model's.
     """
 
+    model: str
     id: str
     timeout_s: float | None
     priority: int
@@ -87,12 +89,13 @@ def read_head(text: bytes) -> Head:
     document = parse(text)
     if count_lists(text) > MAX_LISTS or text.count(b"{") > MAX_LISTS:
         raise too_many_lists()
-    fields = read_fields(document, ("id", "parameters", "inputs", "outputs"), "body")
+    fields = read_fields(document, ("id", "parameters", "inputs", "outputs", "model_name"), "body")
     names = ("timeout", "priority", "binary_data_output")
     parameters = _read_parameters(fields, names, "parameters", _SEQUENCE)
     inputs = _items(fields.get("inputs"), "input", "inputs")
     outputs = _items(fields["outputs"], "output", "outputs") if "outputs" in fields else None
     return Head(
+        _string(fields, "model_name", "") if "model_name" in fields else "",
         _read_id(fields.get("id", "")),
         min(_whole(parameters.get("timeout", 0), "parameters.timeout") / 1e6, MAX_TIMEOUT_S) or None,
         _whole(parameters.get("priority", 0), "parameters.priority"),
@@ -154,7 +157,7 @@ def _items(value: Any, what: str, place: str) -> list[Any]:
 def _string(fields: dict[str, Any], name: str, place: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise wrong_type("a string", value, f"{place}.{name}")
+        raise wrong_type("a string", value, f"{place}.{name}".lstrip("."))
     return value
 
 

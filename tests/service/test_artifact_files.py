@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
+from service.artifact_files import read_verified
 from service.errors import StartError
 from service.manifest import read_manifest
-from service.repository import read_verified
 from tests.service.corruption import Corruption, copy_artifact, embeddings, give_text, graph, swap, write
 from tests.service.loading import Loading, load_all
 

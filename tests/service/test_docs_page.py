@@ -84,6 +84,24 @@ def test_the_forward_routes_schemas_are_valid_and_hold_of_a_real_request_and_ans
     jsonschema.validate(client.post(url, json={}).json(), error_schema)
 
 
+@pytest.mark.parametrize("route", ["/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"])
+def test_the_infer_routes_schemas_are_valid_and_hold_of_a_real_request_and_answer(
+    client: httpx.Client, route: str
+) -> None:
+    import jsonschema
+
+    operation = client.get("/openapi.json").json()["paths"][route]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    answer_schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    for schema in (content["schema"], answer_schema):
+        jsonschema.Draft202012Validator.check_schema(schema)
+    body = content["examples"]["hidden_states"]["value"]
+    jsonschema.validate(body, content["schema"])
+    answer = client.post(route.format(model="tiny", version="1"), json=body)
+    assert answer.status_code == httpx.codes.OK
+    jsonschema.validate(answer.json(), answer_schema)
+
+
 def test_the_documents_own_examples_are_answered(client: httpx.Client) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/v1/models/{model}/forward"]["post"]
     examples = operation["requestBody"]["content"]["application/json"]["examples"]

@@ -200,6 +200,18 @@ ILLEGAL: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"inputs": [states()], "parameters": {"binary_data_output": "yes"}}, "wrong_type",
         "parameters.binary_data_output", "expected true or false, got a string",
     ),
+    "another model than the URL's": (
+        {"inputs": [states()], "model_name": "tiny.probes"},
+        "wrong_model",
+        "model_name",
+        "expected the model's name as in the URL, got another one",
+    ),
+    "a model's name of another type": (
+        {"inputs": [states()], "model_name": 1},
+        "wrong_type",
+        "model_name",
+        "expected a string, got a number",
+    ),
     "an id of another type": ({"inputs": [states()], "id": 7}, "wrong_type", "id", "expected a string, got a number"),
     "a long id": (
         {"inputs": [states()], "id": "i" * 10**6}, "illegal_id", "id", "expected at most 128 printable ASCII characters"

@@ -1,0 +1,126 @@
+"""`/v2/repository`: which models are here, and, where a setting allows it, loading and unloading them."""
+
+import asyncio
+import ctypes
+import gc
+from collections.abc import Collection
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from service.api.v1_schema import ERRORS
+from service.codec.envelope import kind_of, parse, read_fields, wrong_type
+from service.codec.inference import PROBES
+from service.errors import (
+    IllegalRequestError,
+    NotFoundError,
+    StartError,
+    SwitchedOffError,
+    UnavailableError,
+    UnsupportedError,
+)
+from service.repository import Model, Repository, find_versions
+from service.settings import Settings
+
+router = APIRouter(prefix="/v2/repository", tags=["v2"], responses=ERRORS)
+_ONE_AT_A_TIME = asyncio.Lock()  # two loads at once would need the memory of both
+
+
+@router.post("/index", operation_id="v2_index", summary="The models of the models folder, served or not")
+async def index(request: Request) -> list[dict[str, str]]:
+    """State of every version under both names; `{"ready": true}` leaves out those that are not served."""
+    fields = await _read(request, ("ready",))
+    ready = fields.get("ready", False)
+    if type(ready) is not bool:
+        raise wrong_type("true or false", ready, "ready")
+    repository: Repository = request.app.state.repository
+    served = {(model.spec.name, model.spec.version) for model in repository.all()}
+    found = served if ready else served | await asyncio.to_thread(_on_disk, request.app.state.settings)
+    return [
+        {"name": name + suffix, "version": version, "state": state, "reason": reason}
+        for name, version in sorted(found, key=lambda pair: (pair[0], len(pair[1]), pair[1]))
+        for state, reason in [("READY", "") if (name, version) in served else ("UNAVAILABLE", "not loaded")]
+        for suffix in ("", PROBES)
+    ]
+
+
+@router.post("/models/{model}/load", operation_id="v2_load", summary="Load a model, or load it anew")
+async def load(request: Request, model: str) -> dict[str, Any]:
+    """Every version in the models folder, verified as at the start; an older one answers until the new one can."""
+    _hold_control(request, model)
+    fields = await _read(request, ("parameters",))
+    if kind_of(parameters := fields.get("parameters", {})) != "an object":
+        raise wrong_type("an object", parameters, "parameters")
+    if len(parameters):
+        message = "this server loads what is in its models folder, without configurations or files of a request"
+        raise UnsupportedError(message, code="unsupported", at="parameters")
+    repository: Repository = request.app.state.repository
+    async with _ONE_AT_A_TIME:
+        try:
+            models = await asyncio.to_thread(request.app.state.load, model)
+        except StartError as error:
+            raise UnavailableError(str(error), code="not_loaded") from None
+        if not models:
+            raise NotFoundError("no such model in the models folder", code="unknown_model", at="path")
+        old = repository.remove(model)
+        for one in models:
+            one.batcher.start()
+            repository.add(one)
+        await _end(old)
+    return {}
+
+
+@router.post("/models/{model}/unload", operation_id="v2_unload", summary="Unload a model")
+async def unload(request: Request, model: str) -> dict[str, Any]:
+    """Requests that wait for it are still answered; then its memory is given back."""
+    _hold_control(request, model)
+    fields = await _read(request, ("parameters",))
+    if "parameters" in fields:
+        read_fields(fields["parameters"], ("unload_dependents",), "parameters")
+    repository: Repository = request.app.state.repository
+    repository.get(model)
+    await _end(repository.remove(model))
+    return {}
+
+
+def _hold_control(request: Request, name: str) -> None:
+    """Refuses where loading and unloading are switched off, and the name that stands for the inside of a model.
+
+    Raises:
+        SwitchedOffError: the setting is off.
+        IllegalRequestError: NAME.probes.
+    """
+    settings: Settings = request.app.state.settings
+    if not settings.model_control:
+        message = "loading and unloading are switched off: see the setting model_control"
+        raise SwitchedOffError(message, code="model_control_off")
+    if name.endswith(PROBES):
+        message = f"expected a name without {PROBES}: a model is loaded and unloaded with what is inside"
+        raise IllegalRequestError(message, code="probes_name", at="path")
+
+
+async def _read(request: Request, known: Collection[str]) -> dict[str, Any]:
+    """The fields of a body that may be empty."""
+    body = await request.body()
+    return read_fields(parse(body), known, "body") if body else {}
+
+
+def _on_disk(settings: Settings) -> set[tuple[str, str]]:
+    try:
+        return {(folder.parent.name, folder.name) for folder in find_versions(settings.models)}
+    except (StartError, OSError):  # the folder is gone, or may not be read
+        return set()
+
+
+async def _end(models: list[Model]) -> None:
+    """Waits until their queues have run out, then gives their memory back."""
+    while models:  # popped, so that no name here refers to them any more
+        await models.pop().batcher.wait_closed()
+    await asyncio.to_thread(_give_memory_back)
+
+
+def _give_memory_back() -> None:
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps most of what was freed until it is asked
+    if trim is not None:
+        trim(0)

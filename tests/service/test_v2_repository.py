@@ -1,0 +1,184 @@
+"""The repository's routes: what is there, what is loaded and unloaded, and that memory comes back."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from tests.conftest import SERVED
+from tests.server import Server, running
+from tests.service.inference import ask, assert_same, read, states, tensor
+from tests.service.refusal import assert_refused
+
+MIB = 2**20
+OFF = "loading and unloading are switched off: see the setting model_control"
+
+
+def entries(*names: str, state: str = "READY", reason: str = "") -> list[dict[str, str]]:
+    return [
+        {"name": name + suffix, "version": "1", "state": state, "reason": reason}
+        for name in names
+        for suffix in ("", ".probes")
+    ]
+
+
+def index(client: httpx.Client, body: bytes = b"") -> object:
+    return client.post("/v2/repository/index", content=body).json()
+
+
+def control(client: httpx.Client, verb: str, model: str = "tiny", body: bytes = b"") -> httpx.Response:
+    return client.post(f"/v2/repository/models/{model}/{verb}", content=body)
+
+
+def test_the_index_has_every_model_under_both_names(client: httpx.Client) -> None:
+    for body in (b"", b"{}", b'{"ready":true}', b'{"ready":false}'):
+        assert index(client, body) == entries(*sorted(SERVED))
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "at", "message"),
+    [
+        (b'{"ready":1}', "wrong_type", "ready", "expected true or false, got a number"),
+        (b'{"all":1}', "unknown_field", "body", "unknown field, number 1 of the body; the fields are ready"),
+        (b"[]", "wrong_type", "body", "expected a JSON object"),
+    ],
+)
+def test_an_index_asked_for_in_another_form_is_422(
+    client: httpx.Client, body: bytes, code: str, at: str, message: str
+) -> None:
+    assert_refused(client.post("/v2/repository/index", content=body), 422, code, at, message)
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_models_are_not_loaded_or_unloaded_unless_a_setting_allows_it(client: httpx.Client, verb: str) -> None:
+    for model in ("tiny", "none", "tiny.probes"):
+        assert_refused(control(client, verb, model, b"{"), 403, "model_control_off", "", OFF)
+    assert ask(client, states()).status_code == httpx.codes.OK
+
+
+@pytest.fixture(scope="module")
+def controlled(artifact: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of copies of two models, which may be loaded and unloaded."""
+    folder = tmp_path_factory.mktemp("controlled")
+    for name in ("tiny", "minilm"):
+        shutil.copytree(artifact(name), folder / "models" / name / "1")
+    with running(folder / "models", folder, model_control=True) as server:
+        yield server
+
+
+@pytest.fixture
+def owner(controlled: Server) -> Iterator[httpx.Client]:
+    with controlled.client() as client:
+        yield client
+
+
+def test_an_unloaded_model_is_gone_everywhere_and_can_be_loaded_again(owner: httpx.Client) -> None:
+    before = read(ask(owner, states()))
+    unload = control(owner, "unload", body=b'{"parameters":{"unload_dependents":false}}')
+    assert (unload.status_code, unload.json()) == (200, {})
+    assert index(owner) == [*entries("minilm"), *entries("tiny", state="UNAVAILABLE", reason="not loaded")]
+    assert index(owner, b'{"ready":true}') == entries("minilm")
+    message = "no such model; this server has minilm"
+    for path in ("/v2/models/tiny", "/v2/models/tiny.probes/ready", "/v1/models/tiny"):
+        assert_refused(owner.get(path), 404, "unknown_model", "path", message)
+    assert_refused(ask(owner, states()), 404, "unknown_model", "path", message)
+    assert 'glassblock_model_info{model="tiny"' not in owner.get("/metrics").text
+    assert_refused(control(owner, "unload"), 404, "unknown_model", "path", message)
+    assert owner.get("/v2/health/ready").status_code == httpx.codes.OK
+    assert control(owner, "load").status_code == httpx.codes.OK
+    assert index(owner) == entries("minilm", "tiny")
+    assert_same(read(ask(owner, states())), before)
+    assert 'glassblock_model_info{model="tiny"' in owner.get("/metrics").text
+
+
+def test_unloading_gives_the_memory_back(controlled: Server, owner: httpx.Client) -> None:
+    process = psutil.Process(controlled.process.pid)
+    rows = np.zeros((1, 8, 384), np.float32)
+
+    def use_and_unload() -> int:
+        assert ask(owner, tensor("hidden_states", rows), model="minilm.probes").status_code == httpx.codes.OK
+        loaded = process.memory_info().rss
+        assert control(owner, "unload", "minilm").status_code == httpx.codes.OK
+        freed = loaded - process.memory_info().rss
+        assert control(owner, "load", "minilm").status_code == httpx.codes.OK
+        return freed
+
+    weights_bytes = owner.get("/v1/models/minilm").json()["files"]["weights.data"]["bytes"]
+    assert use_and_unload() > 1.5 * weights_bytes  # of all graphs; the layers hold some of them once more
+    threads, before = process.num_threads(), process.memory_info().rss
+    for _ in range(3):
+        use_and_unload()
+    assert process.memory_info().rss - before < weights_bytes / 4
+    assert process.num_threads() <= threads
+
+
+def test_requests_are_answered_while_their_model_is_loaded_anew(owner: httpx.Client) -> None:
+    expected, codes, done = read(ask(owner, states())), list[int](), threading.Event()
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            answer = ask(owner, states())
+            codes.append(answer.status_code)
+            assert_same(read(answer), expected)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    for _ in range(3):
+        assert control(owner, "load").status_code == httpx.codes.OK
+    done.set()
+    asking.join()
+    assert set(codes) == {200}
+
+
+def test_a_model_changed_on_disk_is_not_loaded_and_the_old_one_answers_on(
+    controlled: Server, owner: httpx.Client
+) -> None:
+    models = controlled.stdout.parent / "models"
+    graph = models / "tiny/1/model.onnx"
+    good = graph.read_bytes()
+    graph.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    answer = control(owner, "load")
+    graph.write_bytes(good)
+    message = f"{graph}: its SHA-256 is not the manifest's; the file was changed after the export"
+    assert_refused(answer, 503, "not_loaded", "", message)
+    assert ask(owner, states()).status_code == httpx.codes.OK
+
+
+def test_what_cannot_be_loaded_is_said_in_words(owner: httpx.Client) -> None:
+    message = "no such model in the models folder"
+    assert_refused(control(owner, "load", "none"), 404, "unknown_model", "path", message)
+    assert_refused(control(owner, "load", "..."), 404, "unknown_model", "path", message)
+    message = "expected a name without .probes: a model is loaded and unloaded with what is inside"
+    assert_refused(control(owner, "unload", "tiny.probes"), 422, "probes_name", "path", message)
+    assert_refused(
+        control(owner, "load", body=b'{"parameters":1}'), 422, "wrong_type", "parameters",
+        "expected an object, got a number",
+    )  # fmt: skip
+    body = json.dumps({"parameters": {"config": "{}", "file:1/model.onnx": "AAAA"}}).encode()
+    message = "this server loads what is in its models folder, without configurations or files of a request"
+    assert_refused(control(owner, "load", body=body), 501, "unsupported", "parameters", message)
+
+
+def test_what_waits_for_a_model_is_answered_before_it_goes(owner: httpx.Client) -> None:
+    rows = tensor("hidden_states", np.zeros((2, 500, 384), np.float32))
+    codes = list[int]()
+
+    def ask_once() -> None:
+        codes.append(ask(owner, rows, model="minilm").status_code)
+
+    asking = [threading.Thread(target=ask_once) for _ in range(6)]
+    for thread in asking:
+        thread.start()
+    time.sleep(0.5)  # all are in the queue, whose first of three batches still runs
+    assert control(owner, "unload", "minilm").status_code == httpx.codes.OK
+    for thread in asking:
+        thread.join()
+    assert control(owner, "load", "minilm").status_code == httpx.codes.OK
+    assert codes == [200] * 6
