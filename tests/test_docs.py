@@ -56,10 +56,9 @@ def test_every_code_of_an_error_is_in_the_protocols_table_and_no_other() -> None
 def test_every_route_of_v2_is_in_the_protocol(server: Server) -> None:
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
     ours = [path for path in paths if path.startswith("/v2") and "/versions/" not in path]
-    assert len(ours) > 15
+    assert len(ours) > 12
     for path in ours:
-        shown = path.replace("{path}", "…")
-        assert f"{shown}`" in PROTOCOL or f"`/{shown.rpartition('/')[2]}`" in PROTOCOL, path
+        assert f"{path}`" in PROTOCOL or f"`/{path.rpartition('/')[2]}`" in PROTOCOL, path
 
 
 def test_every_field_and_parameter_of_infer_is_in_the_protocol(server: Server) -> None:

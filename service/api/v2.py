@@ -32,6 +32,9 @@ EXTENSIONS = [
     "statistics",
 ]
 _MAX_LENGTH_DIGITS = 18
+_ANY = ["GET", "POST"]
+# Not a parameter of the functions: FastAPI would take it from the query where the path has none.
+_VERSION = {"parameters": [{"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}]}
 
 
 @router.get("", operation_id="v2_server", summary="This server")
@@ -48,50 +51,72 @@ async def list_models(request: Request) -> dict[str, list[str]]:
 
 
 @router.get("/models/stats", operation_id="v2_all_statistics", summary="Counts and durations of every model")
-@router.get("/models/{model}/stats", operation_id="v2_statistics", summary="Counts and durations of a model")
-@router.get(
-    "/models/{model}/versions/{version}/stats", operation_id="v2_version_statistics", summary="Those of a version"
-)
-async def count(request: Request, model: str | None = None, version: str | None = None) -> dict[str, Any]:
-    """Since the start; durations in nanoseconds. Both names of a model share its queue, and its figures."""
+async def count_all(request: Request) -> dict[str, Any]:
+    """Of both names of every version."""
     repository: Repository = request.app.state.repository
-    if model is not None:
-        return {"model_stats": [statistics(find(repository, model, version))]}
     asked = [Asked(found, probes) for found in repository.all() for probes in (False, True)]
     return {"model_stats": [statistics(one) for one in asked]}
 
 
+@router.get("/models/{model}/stats", operation_id="v2_statistics", summary="Counts and durations of a model")
+@router.get(
+    "/models/{model}/versions/{version}/stats",
+    operation_id="v2_version_statistics",
+    summary="Those of a version",
+    openapi_extra=_VERSION,
+)
+async def count(request: Request, model: str) -> dict[str, Any]:
+    """Since the start; durations in nanoseconds. Both names of a model share its queue, and its figures."""
+    return {"model_stats": [statistics(_find(request, model))]}
+
+
 @router.get("/models/{model}", operation_id="v2_metadata", summary="A model's inputs and outputs")
-@router.get("/models/{model}/versions/{version}", operation_id="v2_version_metadata", summary="Those of a version")
-async def describe_model(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+@router.get(
+    "/models/{model}/versions/{version}",
+    operation_id="v2_version_metadata",
+    summary="Those of a version",
+    openapi_extra=_VERSION,
+)
+async def describe_model(request: Request, model: str) -> dict[str, Any]:
     """Names, datatypes and shapes, -1 for what a request decides; every output is sent where none is asked for."""
     repository: Repository = request.app.state.repository
-    asked = find(repository, model, version)
+    asked = _find(request, model)
     return metadata(asked, sorted(repository.models[asked.model.spec.name], key=int))
 
 
 @router.get("/models/{model}/ready", operation_id="v2_model_ready", summary="A model is served")
-@router.get("/models/{model}/versions/{version}/ready", operation_id="v2_version_ready", summary="A version is served")
-async def model_ready(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+@router.get(
+    "/models/{model}/versions/{version}/ready",
+    operation_id="v2_version_ready",
+    summary="A version is served",
+    openapi_extra=_VERSION,
+)
+async def model_ready(request: Request, model: str) -> dict[str, Any]:
     """200 if it is; 404 if not."""
-    find(request.app.state.repository, model, version)
+    _find(request, model)
     return {"name": model, "ready": True}
 
 
 @router.get("/models/{model}/config", operation_id="v2_config", summary="A model's configuration")
-@router.get("/models/{model}/versions/{version}/config", operation_id="v2_version_config", summary="That of a version")
-async def configure(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+@router.get(
+    "/models/{model}/versions/{version}/config",
+    operation_id="v2_version_config",
+    summary="That of a version",
+    openapi_extra=_VERSION,
+)
+async def configure(request: Request, model: str) -> dict[str, Any]:
     """In the words of Triton's ModelConfig: what perf_analyzer asks for."""
-    return configuration(find(request.app.state.repository, model, version), request.app.state.settings)
+    return configuration(_find(request, model), request.app.state.settings)
 
 
 @infer_router.post(
-    "/models/{model}/infer",
-    operation_id="v2_infer",
-    summary="Run a model",
-    responses=ERRORS,
-    openapi_extra=INFER,
+    "/models/{model}/infer", operation_id="v2_infer", summary="Run a model", responses=ERRORS, openapi_extra=INFER
 )
+async def infer(request: Request, model: str) -> Response:
+    """Tensors in, tensors out, each as JSON or as bytes; see docs/protocol.md."""
+    return await _answer(request, find(request.app.state.repository, model, None))
+
+
 @infer_router.post(
     "/models/{model}/versions/{version}/infer",
     operation_id="v2_version_infer",
@@ -99,9 +124,12 @@ async def configure(request: Request, model: str, version: str | None = None) ->
     responses=ERRORS,
     openapi_extra=INFER,
 )
-async def infer(request: Request, model: str, version: str | None = None) -> Response:
-    """Tensors in, tensors out, each as JSON or as bytes; see docs/protocol.md."""
-    asked = find(request.app.state.repository, model, version)
+async def infer_version(request: Request, model: str, version: str) -> Response:
+    """As without a version."""
+    return await _answer(request, find(request.app.state.repository, model, version))
+
+
+async def _answer(request: Request, asked: Asked) -> Response:
     exchange = Exchange(asked.model.spec, asked.probes, _header_length(request))
     came = check_encoding(_join(request, "content-encoding"))
     wanted = choose_encoding(_join(request, "accept-encoding"))
@@ -119,20 +147,20 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     return Response(data, media_type=media_type, headers=headers)
 
 
-@router.get("/logging", operation_id="v2_logging", summary="Not here: 501")
-@router.post("/logging", operation_id="v2_set_logging", summary="Not here: 501")
-@router.get("/trace/setting", operation_id="v2_trace", summary="Not here: 501")
-@router.post("/trace/setting", operation_id="v2_set_trace", summary="Not here: 501")
-@router.get("/models/{model}/trace/setting", operation_id="v2_model_trace", summary="Not here: 501")
-@router.post("/models/{model}/trace/setting", operation_id="v2_set_model_trace", summary="Not here: 501")
-@router.get("/systemsharedmemory/{path:path}", operation_id="v2_system_memory", summary="Not here: 501")
-@router.post("/systemsharedmemory/{path:path}", operation_id="v2_set_system_memory", summary="Not here: 501")
-@router.get("/cudasharedmemory/{path:path}", operation_id="v2_cuda_memory", summary="Not here: 501")
-@router.post("/cudasharedmemory/{path:path}", operation_id="v2_set_cuda_memory", summary="Not here: 501")
+@router.api_route("/logging", methods=_ANY, include_in_schema=False)
+@router.api_route("/trace/setting", methods=_ANY, include_in_schema=False)
+@router.api_route("/models/{model}/trace/setting", methods=_ANY, include_in_schema=False)
+@router.api_route("/systemsharedmemory/{path:path}", methods=_ANY, include_in_schema=False)
+@router.api_route("/cudasharedmemory/{path:path}", methods=_ANY, include_in_schema=False)
 async def refuse() -> None:
     """Parts of the protocol that this server does not have."""
     message = "this server has no trace, logging or shared memory routes; see GET /metrics"
     raise UnsupportedError(message, code="unsupported", at="path")
+
+
+def _find(request: Request, model: str) -> Asked:
+    """The model of the URL, in its version or the highest."""
+    return find(request.app.state.repository, model, request.path_params.get("version"))
 
 
 def _join(request: Request, header: str) -> str:

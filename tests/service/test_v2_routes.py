@@ -124,6 +124,16 @@ def test_parts_of_the_protocol_that_are_not_here_are_501(client: httpx.Client, m
     assert_refused(client.request(method, path), 501, "unsupported", "path", message)
 
 
+def test_another_method_is_405_and_every_right_one_is_named(client: httpx.Client) -> None:
+    answer = client.delete("/v2/logging")
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "POST"})
+
+
+def test_a_version_is_taken_from_the_path_alone(client: httpx.Client) -> None:
+    assert client.get("/v2/models/tiny?version=7").status_code == httpx.codes.OK
+    assert 'in":"query' not in client.get("/openapi.json").text.partition("/v2")[2].partition("/livez")[0]
+
+
 UNKNOWN = [
     *("none", "none.probes", "tiny.probes.probes", "tiny.Probes", ".probes", "TINY"),
     *("...", "tiny%00", "tiny%0a", "tiny%20", "%ff"),
