@@ -41,9 +41,9 @@ check: install  ## Lint, format, types, import rules
 
 test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m tests.artifacts
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(TESTS)
 
-test-long: install  ## The runs of minutes: the README's long commands, crowds of slow clients, the text of every float32
+test-long: install  ## What takes long: the README's commands, locust, crowds of slow clients, every float32
 	$(BIN)/python -m pytest -m long
 
 test-image: install image  ## The image, built and run by the engine that docker talks to

