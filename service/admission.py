@@ -193,8 +193,17 @@ async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings) -> None:
+def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded: bool) -> int:
     """Weighs a checked request: tokens, H·S² of a layer, and the answer's size, before it may queue.
+
+    Args:
+        request: checked.
+        spec: the model's.
+        settings: the limits.
+        padded: whether every sequence's answer is written as large as the longest one's.
+
+    Returns:
+        Bytes of the answer's tensors as float32.
 
     Raises:
         IllegalRequestError: heavier than a limit; says the limit and the weight.
@@ -211,8 +220,10 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings) -> None:
     for output in request.outputs:
         elements, power = spec.tensor(output).growth
         powers[power] += elements
-    size = 4 * sum(elements * sum(n**power for n in request.lengths) for power, elements in powers.items())
+    lengths = (max(request.lengths),) * len(request.lengths) if padded else request.lengths
+    size: int = 4 * sum(elements * sum(n**power for n in lengths) for power, elements in powers.items())
     _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
+    return size
 
 
 def hold_queue(waiting: int, settings: Settings) -> None:

@@ -41,7 +41,9 @@ class Timings:
     encode_s: float
 
 
-async def answer(model: Model, body: bytes, codec: Codec, settings: Settings) -> tuple[bytes, Timings]:
+async def answer(
+    model: Model, body: bytes, codec: Codec, settings: Settings, *, padded: bool = False
+) -> tuple[bytes, Timings]:
     """Answers one request: decode, check, ticket, submit, view, encode.
 
     Args:
@@ -49,13 +51,14 @@ async def answer(model: Model, body: bytes, codec: Codec, settings: Settings) ->
         body: the request, whole.
         codec: reads the body and writes the answer.
         settings: the limits.
+        padded: whether the codec writes every sequence's answer as large as the longest one's.
 
     Raises:
         GlassblockError: the request cannot be answered; says why.
     """
     start_s = time.perf_counter()
     try:
-        data, timings = await _answer(model, body, codec, settings)
+        data, timings = await _answer(model, body, codec, settings, padded=padded)
     except GlassblockError:
         model.metrics.observe_failure(time.perf_counter() - start_s)
         raise
@@ -63,15 +66,17 @@ async def answer(model: Model, body: bytes, codec: Codec, settings: Settings) ->
     return data, timings
 
 
-async def _answer(model: Model, body: bytes, codec: Codec, settings: Settings) -> tuple[bytes, Timings]:
+async def _answer(
+    model: Model, body: bytes, codec: Codec, settings: Settings, *, padded: bool
+) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
     tensors = await _off_loop(len(body), codec.decode, body)
     request = await examine(tensors, model, settings)
-    ticket(request, model.spec, settings)
+    answer_bytes = ticket(request, model.spec, settings, padded=padded)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
-    data = await _off_loop(result.nbytes, codec.encode, result, model.spec.name, model.spec.version)
+    data = await _off_loop(answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 

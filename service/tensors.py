@@ -113,17 +113,14 @@ class BlockResult:
 
     Attributes:
         outputs: by key, one float32 array a sequence, axes as the manifest says without batch.
+        lengths: positions of each sequence.
         tokens: the tokens of each sequence, for text alone.
         queue_s: seconds the slowest sequence waited for a run.
         run_s: seconds of the slowest sequence's run.
     """
 
     outputs: dict[str, list[Float32Array]]
+    lengths: tuple[int, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     queue_s: float
     run_s: float
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for arrays in self.outputs.values() for array in arrays)

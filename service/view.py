@@ -16,6 +16,7 @@ def view(request: BlockRequest, answers: list[Answer[tuple[Float32Array, ...]]])
     outputs = {key: [answer.value[places[output]] for answer in answers] for key, output in named}
     return BlockResult(
         outputs,
+        request.lengths,
         request.tokens,
         queue_s=max(answer.queue_s for answer in answers),
         run_s=max(answer.run_s for answer in answers),

@@ -1,13 +1,12 @@
-"""`/v1`: for people. Nested lists in, nested lists out, any tensor by its address."""
+"""`/v1`: for people. Nested lists or safetensors in and out, any tensor by its address."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.direct import DirectRoute, describe
+from service.api.negotiation import VARY, negotiate
 from service.api.v1_schema import ERRORS, FORWARD
-from service.codec import nested_json
-from service.errors import NotAcceptableError, UnsupportedMediaTypeError
 from service.pipeline import answer
 from service.repository import Model, Repository
 
@@ -71,10 +70,10 @@ async def forward(request: Request, model: str, version: str | None = None) -> R
     """The block's output and any tensor inside, by address; see the request's schema."""
     repository: Repository = request.app.state.repository
     found = repository.get(model, version)
-    _negotiate(request)
+    formats = negotiate(request.headers)
     body: bytes = (await request.receive())["body"]  # whole, by the door; request.body() would copy it
-    data, timings = await answer(found, body, nested_json, request.app.state.settings)
-    return Response(data, media_type=nested_json.MEDIA_TYPE, headers=describe(found, timings))
+    data, timings = await answer(found, body, formats, request.app.state.settings, padded=formats.padded)
+    return Response(data, media_type=formats.writes, headers={"Vary": VARY, **describe(found, timings)})
 
 
 def _summary(model: Model) -> dict[str, Any]:
@@ -96,25 +95,3 @@ def _addresses(model: Model) -> list[dict[str, Any]]:
     named = [(spec.outputs[0].name, spec.outputs[0])]
     named += [(f"layers.{i}.{name}", tensor) for i, probes in enumerate(spec.probes) for name, tensor in probes.items()]
     return [{"address": name, "axes": tensor.axes[1:], "shape": tensor.shape[1:]} for name, tensor in named]
-
-
-def _negotiate(request: Request) -> None:
-    """Holds Content-Type, Content-Encoding and Accept against what this route reads and writes.
-
-    Raises:
-        UnsupportedMediaTypeError: a body we do not read. None declared is read as JSON.
-        NotAcceptableError: the client takes no JSON.
-    """
-    declared = request.headers.get("content-type", nested_json.MEDIA_TYPE).lower()
-    media_type, _, parameters = (part.strip() for part in declared.partition(";"))
-    charset = parameters.partition("charset=")[2].strip('" ') or "utf-8"
-    if media_type != nested_json.MEDIA_TYPE or charset not in {"utf-8", "utf8", "us-ascii"}:
-        message = f"expected Content-Type {nested_json.MEDIA_TYPE} in UTF-8, got another one"
-        raise UnsupportedMediaTypeError(message, code="unsupported_media_type", at="Content-Type")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        message = "expected a body without Content-Encoding"
-        raise UnsupportedMediaTypeError(message, code="unsupported_encoding", at="Content-Encoding")
-    accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "*/*").split(",")]
-    if not {"*/*", "application/*", nested_json.MEDIA_TYPE} & set(accepted):
-        message = f"this route answers with {nested_json.MEDIA_TYPE}, which Accept leaves out"
-        raise NotAcceptableError(message, code="not_acceptable", at="Accept")

@@ -204,7 +204,7 @@ def test_a_mutated_body_is_refused_or_read_as_the_plainest_reading_reads_it(body
 def test_an_answer_holds_the_exact_float32(rows: list[list[float]]) -> None:
     arrays = [np.asarray([row], np.float32) for row in rows]
     views = [np.repeat(array, 2, axis=0)[::2] for array in arrays]
-    answer = json.loads(encode(BlockResult({"a": views}, None, 0.0, 0.0), "m", "1"))
+    answer = json.loads(encode(BlockResult({"a": views}, (1,) * len(views), None, 0.0, 0.0), "m", "1"))
     assert [_bits(np.asarray(found, np.float64).astype(np.float32)) for found in answer["outputs"]["a"]] == [
         _bits(array) for array in arrays
     ]
@@ -214,7 +214,7 @@ def test_an_answer_holds_the_exact_float32(rows: list[list[float]]) -> None:
 def test_an_answer_that_json_cannot_write_is_refused_by_its_key(value: float) -> None:
     arrays = [np.zeros((1, 2), np.float32), np.asarray([[0, value]], np.float32)]
     with pytest.raises(IllegalRequestError) as caught:
-        encode(BlockResult({"a": arrays[:1], "b": arrays}, None, 0.0, 0.0), "m", "1")
+        encode(BlockResult({"a": arrays[:1], "b": arrays}, (1, 1), None, 0.0, 0.0), "m", "1")
     assert caught.value.sentence == (
         "the answer to these finite inputs is beyond float32's range, which JSON cannot write - at b"
     )
