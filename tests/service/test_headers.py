@@ -12,15 +12,17 @@ from tests.service.refusal import GOOD, assert_refused, post
 
 MIB = 2**20
 LARGE = "expected a body of at most 16,777,216 bytes"
+BINARY = "application/x-safetensors"
 TYPES = [
     *("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/octet-stream"),
     *("application/vnd.api+json", "application/json; charset=utf-16", "application/json;charset=latin-1", "json", ""),
+    *("application/vnd.safetensors", "application/*", f"{BINARY}, application/json"),
 ]
 
 
 @pytest.mark.parametrize("declared", TYPES)
 def test_a_type_that_is_not_read_is_refused(unharmed: httpx.Client, declared: str) -> None:
-    message = "expected Content-Type application/json in UTF-8, got another one"
+    message = "expected Content-Type application/json (in UTF-8) or application/x-safetensors, got another one"
     response = post(unharmed, GOOD, content_type=declared)
     assert_refused(response, 415, "unsupported_media_type", "Content-Type", message)
 
@@ -33,9 +35,15 @@ def test_an_encoded_body_is_refused(unharmed: httpx.Client, encoding: str) -> No
     )
 
 
-@pytest.mark.parametrize("accepted", ["text/html", "image/*", "application/x-safetensors", "nonsense"])
+REFUSED = [
+    *("text/html", "image/*", "nonsense", "application/json;q=0", "application/json;q=0, text/html", "*/*;q=0.0"),
+    *(f"*/*, application/json;q=0, {BINARY};q=0", "application/*;q=0, */*", "*/*;q=nonsense", "*/*;q=2", ","),
+]
+
+
+@pytest.mark.parametrize("accepted", REFUSED)
 def test_an_answer_that_the_caller_cannot_read_is_refused(unharmed: httpx.Client, accepted: str) -> None:
-    message = "this route answers with application/json, which Accept leaves out"
+    message = "this route answers with application/json or application/x-safetensors, which Accept leaves out"
     assert_refused(post(unharmed, GOOD, accept=accepted), 406, "not_acceptable", "Accept", message)
 
 
@@ -45,6 +53,10 @@ READ = [
     {"content_type": 'Application/JSON; charset="UTF-8"'},
     {"content_encoding": "identity"},
     {"accept": "text/html, application/*;q=0.5"},
+    {"accept": ""},
+    {"accept": f"Application/JSON; charset=utf-8, {BINARY}"},
+    {"accept": f"{BINARY};q=0.5, application/json ; q=0.501"},
+    {"accept": f"*/*;q=0.9, {BINARY};q=0.8"},
 ]
 
 
@@ -53,6 +65,32 @@ def test_the_same_body_under_any_legal_header_gets_the_same_bytes(
     unharmed: httpx.Client, headers: dict[str, str]
 ) -> None:
     assert post(unharmed, GOOD, **headers).content == post(unharmed, GOOD).content
+
+
+WISHES = [
+    (BINARY, BINARY),
+    (f"text/html, {BINARY.upper()};q=0.001", BINARY),
+    (f"application/json;q=0.5, {BINARY}", BINARY),
+    ("*/*, application/json;q=0.1", BINARY),
+    ("application/*, application/json;q=0", BINARY),
+    (f"application/*;q=0.2, {BINARY};q=0, */*", "application/json"),
+    (f"{BINARY};q=0.3, application/json;q=0.4", "application/json"),
+]
+
+
+@pytest.mark.parametrize(("accepted", "written"), WISHES)
+def test_the_answer_is_of_the_type_that_the_caller_likes_best(
+    unharmed: httpx.Client, accepted: str, written: str
+) -> None:
+    response = post(unharmed, GOOD, accept=accepted)
+    assert (response.status_code, response.headers["content-type"]) == (200, written)
+    assert response.headers["vary"] == "Accept, Content-Type"
+
+
+def test_several_accept_headers_are_one_list(unharmed: httpx.Client) -> None:
+    headers = [("Accept", "text/html"), ("Accept", BINARY)]
+    response = unharmed.post("/v1/models/tiny/forward", content=GOOD, headers=headers)
+    assert response.headers["content-type"] == BINARY
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
