@@ -194,7 +194,7 @@ async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
 
 
 def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded: bool) -> int:
-    """Weighs a checked request: tokens, H·S² of a layer, and the answer's size, before it may queue.
+    """Weighs a checked request: H·S² of a layer, and the answer's size, before it may queue.
 
     Args:
         request: checked.
@@ -211,8 +211,6 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded
     """
     if settings.layer_graphs == "off" and any(output.layer is not None for output in request.outputs):
         raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
-    tokens = sum(request.lengths)
-    _weigh("positions in all sequences", tokens, settings.max_request_tokens, "too_many_tokens")
     cells = (spec.num_attention_heads or 1) * sum(length**2 for length in request.lengths)
     _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")
     # By powers of the length, so that a request of many sequences and many outputs is weighed in no time.

@@ -94,7 +94,7 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
     if tensors.text is not None and model.front is not None:
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
         tensors = replace(tensors, text=None, input_ids=ids)
-    return check(tensors, model.spec, settings.max_outputs, tokens)
+    return check(tensors, model.spec, settings.max_outputs, settings.max_request_tokens, tokens)
 
 
 async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Float32Array, ...]]]:

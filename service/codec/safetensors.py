@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from service.codec import nested_json, raw
 from service.codec.envelope import parse, read_fields, wrong_type
+from service.codec.float_text import MAX_SEQUENCES
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
 
@@ -149,6 +150,9 @@ def _read_place(name: str, value: Any, data_bytes: int) -> _Place:
         message = f"expected dtype {' or '.join(_DTYPES[name])}, got another one"
         raise IllegalRequestError(message, code="dtype_mismatch", at=f"{name}.dtype")
     shape = _read_sizes(fields["shape"], _AXES[name], f"{name}.shape", least=1)
+    if shape[0] > MAX_SEQUENCES:  # each becomes an array of Python's own
+        message = f"expected at most {MAX_SEQUENCES:,} sequences, got {shape[0]:,}"
+        raise IllegalRequestError(message, code="too_many_tokens", at=f"{name}.shape[0]")
     place = f"{name}.data_offsets"
     begin, end = _read_sizes(fields["data_offsets"], ("begin", "end"), place, least=0)
     if not begin <= end <= data_bytes:

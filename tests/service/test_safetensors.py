@@ -314,6 +314,11 @@ ILLEGAL = {
     "rank 0": (states(shape=[]), "wrong_shape", f"{NUMBERS} 0 - at hidden_states.shape"),
     "rank 2": (states(shape=[1, 2]), "wrong_shape", f"{NUMBERS} 2 - at hidden_states.shape"),
     "rank 4": (states(shape=[1, 1, 1, 2]), "wrong_shape", f"{NUMBERS} 4 - at hidden_states.shape"),
+    "a sequence more than the most": (
+        save({"input_ids": np.zeros((2**18 + 1, 1), np.int64)}),
+        "too_many_tokens",
+        "expected at most 262,144 sequences, got 262,145 - at input_ids.shape[0]",
+    ),
     "a shape that is none": (states(shape=2), "wrong_type", "expected a list, got a number - at hidden_states.shape"),
     **{
         f"a size of {orjson.dumps(size).decode()}": (

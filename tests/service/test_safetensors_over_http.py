@@ -108,6 +108,14 @@ def test_an_answer_that_only_padding_makes_too_large_is_refused_before_it_runs(u
     assert_refused(response, 422, "answer_too_large", "", message)
 
 
+def test_the_most_sequences_that_are_read_are_refused_before_each_is_looked_at(unharmed: httpx.Client) -> None:
+    body = save({"input_ids": np.zeros((2**18, 1), np.int64)})
+    response = send(unharmed, body, "minilm")
+    assert response.elapsed.total_seconds() < 0.5
+    message = "expected at most 16,384 positions in all sequences, got 262,144"
+    assert_refused(response, 422, "too_many_tokens", "", message)
+
+
 GOOD_BINARY = save({"hidden_states": ROWS})
 REFUSALS = {
     "cut off": (GOOD_BINARY[:-1], 400, "size_mismatch", "hidden_states.data_offsets"),
