@@ -38,6 +38,18 @@ def test_the_httpx_example_reads_attention_weights_from_bytes(server: Server) ->
     assert done.stdout == "layers.5.attention_weights (1, 12, 5, 5) rows sum to 1.000000\n"
 
 
+def test_the_example_of_named_tensors_gets_one_rectangle_a_tensor(server: Server) -> None:
+    command = [sys.executable, str(EXAMPLES / "named_tensors.py"), server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert sorted(lines[:3]) == [
+        "block_output float32 (2, 5, 384)",
+        "layers.0.attention_weights float32 (2, 12, 5, 5)",
+        "sequence_lengths int64 (2,)",
+    ]
+    assert [len(line.split()) for line in lines[3:]] == [5, 3]
+
+
 def test_the_clients_cache_holds_arrays_by_address(server: Server) -> None:
     with Client(server.url, "minilm") as model:
         output, cache = model.run_with_cache("The cat sat.", ["layers.5.attention_weights", "resid_mid"])

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from service.codec import safetensors
+
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1}
 _ERROR = {
@@ -67,6 +69,19 @@ _ANSWER: dict[str, Any] = {
         },
     },
 }
+_BINARY_REQUEST = {
+    "description": "safetensors: hidden_states (F32, F16, BF16) [batch, sequence, hidden] or input_ids (I64) "
+    "[batch, sequence]; attention_mask (I64, BOOL) [batch, sequence]; sequence_lengths (I64) [batch], absent: all are "
+    "full. __metadata__: text and outputs, each as JSON text.",
+    "type": "string",
+    "format": "binary",
+}
+_BINARY_ANSWER = {
+    "description": "safetensors: F32 tensors by address, [batch, …], padded with zeros on the right; sequence_lengths "
+    "(I64) [batch]. __metadata__: model, version and, for text, tokens, each as JSON text.",
+    "type": "string",
+    "format": "binary",
+}
 FORWARD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -79,7 +94,8 @@ FORWARD: dict[str, Any] = {
                         "value": {"hidden_states": [[[0.5, -1, 0, 2, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 1]]]}
                     },
                 },
-            }
+            },
+            safetensors.MEDIA_TYPE: {"schema": _BINARY_REQUEST},
         },
     },
     "responses": {
@@ -87,9 +103,9 @@ FORWARD: dict[str, Any] = {
             "description": "The tensors asked for.",
             "headers": {
                 name: {"schema": {"type": "string"}}
-                for name in ("X-Request-ID", "Server-Timing", "X-Model-Version", "X-Model-SHA256")
+                for name in ("X-Request-ID", "Server-Timing", "Vary", "X-Model-Version", "X-Model-SHA256")
             },
-            "content": {"application/json": {"schema": _ANSWER}},
+            "content": {"application/json": {"schema": _ANSWER}, safetensors.MEDIA_TYPE: {"schema": _BINARY_ANSWER}},
         },
     },
 }
