@@ -69,6 +69,15 @@ def test_every_field_and_parameter_of_infer_is_in_the_protocol(server: Server) -
     assert [name for name in fields if name not in PROTOCOL] == []
 
 
+def test_every_route_and_field_of_v1_is_in_the_protocol(server: Server) -> None:
+    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    ours = [path for path in paths if path.startswith("/v1") and "/versions/" not in path]
+    assert len(ours) == 3
+    content = paths["/v1/models/{model}/forward"]["post"]["requestBody"]["content"]
+    named = {*ours, *content, *names_of(content["application/json"]["schema"]), "sequence_lengths"}
+    assert [name for name in named if f"{name}`" not in PROTOCOL] == []
+
+
 def names_of(schema: dict[str, Any]) -> set[str]:
     """Every property of a schema and of the schemas in it."""
     own = schema.get("properties", {})

@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 import simdjson
-from numpy.typing import NDArray
 
-from service.codec import float_text
+from service.codec import float_text, raw
 from service.codec.envelope import kind_of, parse, wrong_type
 from service.codec.inference_head import InputHead
 from service.errors import IllegalRequestError
 from service.tensors import BoolArray, Float32Array
 
 STORED: dict[str, np.dtype[Any]] = {
-    "FP32": np.dtype("<f4"),
-    "FP16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "INT64": np.dtype("<i8"),
-    "BOOL": np.dtype("u1"),
+    "FP32": raw.FLOAT32,
+    "FP16": raw.FLOAT16,
+    "BF16": raw.BFLOAT16,
+    "INT64": raw.INT64,
+    "BOOL": raw.BOOL,
 }
 _DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?P<list>\[(?P<nested>[ \t\r\n]*\[[ \t\r\n]*\[)?)')
 _NONCE = secrets.token_hex(16)  # so that a client cannot write what stands for numbers
@@ -90,7 +89,7 @@ def read_hidden_states(head: InputHead, data: Any) -> tuple[Float32Array, ...]:
         IllegalRequestError: not as many numbers as the shape says, at any level, or something else among them.
     """
     if isinstance(data, memoryview):
-        return tuple(_widen(_view(data, head.datatype), head.datatype).reshape(head.shape))
+        return tuple(raw.widen(raw.view(data, STORED[head.datatype], head.shape)))
     if not isinstance(data, Numbers):
         values = _walk(data, head, _are_numbers, "a number")
         with np.errstate(over="ignore"):  # what became infinite is found by the check
@@ -113,26 +112,14 @@ def read_mask(head: InputHead, data: Any) -> tuple[BoolArray, ...]:
         IllegalRequestError: another number, not as many as the shape says, or something else among them.
     """
     if isinstance(data, memoryview):
-        values = _view(data, head.datatype)
+        values = raw.view(data, STORED[head.datatype], head.shape)
         if np.any(values & ~values.dtype.type(1)):
             raise IllegalRequestError("expected 0 or 1, got another number", code="wrong_type", at=head.place)
-        return tuple(values.astype(np.bool_).reshape(head.shape))
+        return tuple(values.astype(np.bool_))
     if isinstance(data, Numbers):  # read as float32, which is not how whole numbers are to be read
         data = parse(b'{"data":%b}' % data.text[data.start : data.stop])["data"]
     found = _walk(data, head, _are_mask, "0, 1, true or false")
     return tuple(np.asarray(found, np.bool_).reshape(head.shape))
-
-
-def _view(data: memoryview, datatype: str) -> NDArray[Any]:
-    """The bytes as an array; a copy if they do not lie as the machine wants them."""
-    values = np.frombuffer(data, STORED[datatype])
-    return values if values.flags.aligned else np.frombuffer(bytes(data), STORED[datatype])
-
-
-def _widen(values: NDArray[Any], datatype: str) -> Float32Array:
-    if datatype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32, copy=False)
 
 
 def _round(values: Float32Array, datatype: str) -> Float32Array:
