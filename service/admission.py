@@ -18,7 +18,7 @@ from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
 from service.manifest import ModelSpec
 from service.settings import Settings
-from service.tensors import BlockRequest
+from service.tensors import BlockRequest, Tensors
 
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # asked by machines
 _ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
@@ -193,17 +193,20 @@ async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def weigh_positions(tensors: Tensors, settings: Settings) -> None:
+    """The ticket's first part, before the check looks at each sequence: at a million of them, that takes seconds.
+
+    Raises:
+        IllegalRequestError: more positions than the limit.
+    """
+    total = sum(map(len, tensors.hidden_states or tensors.input_ids or ()))
+    _weigh("positions in all sequences", total, settings.max_request_tokens, "too_many_tokens")
+
+
 def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded: bool) -> int:
-    """Weighs a checked request: H·S² of a layer, and the answer's size, before it may queue.
+    """Weighs H·S² of a layer and the answer before a checked request may queue; returns the answer's bytes as float32.
 
-    Args:
-        request: checked.
-        spec: the model's.
-        settings: the limits.
-        padded: whether every sequence's answer is written as large as the longest one's.
-
-    Returns:
-        Bytes of the answer's tensors as float32.
+    If `padded`, every sequence's part of the answer is as large as the longest one's.
 
     Raises:
         IllegalRequestError: heavier than a limit; says the limit and the weight.

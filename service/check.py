@@ -12,11 +12,7 @@ from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Float32Ar
 
 
 def check(
-    tensors: Tensors,
-    spec: ModelSpec,
-    max_outputs: int,
-    max_tokens: int,
-    tokens: tuple[tuple[str, ...], ...] | None = None,
+    tensors: Tensors, spec: ModelSpec, max_outputs: int, tokens: tuple[tuple[str, ...], ...] | None = None
 ) -> BlockRequest:
     """Holds a decoded request against a model.
 
@@ -24,7 +20,6 @@ def check(
         tensors: decoded; text has become `input_ids` already.
         spec: the model.
         max_outputs: tensors that one request may name.
-        max_tokens: positions that all its sequences may have.
         tokens: the tokens of each sequence, for text.
 
     Raises:
@@ -32,9 +27,6 @@ def check(
     """
     name = "text" if tokens is not None else "input_ids" if tensors.hidden_states is None else "hidden_states"
     lengths = _check_lengths(tensors, spec, name)
-    if sum(lengths) > max_tokens:  # before each is looked at: of a body of a million sequences, that takes seconds
-        message = f"expected at most {max_tokens:,} positions in all sequences, got {sum(lengths):,}"
-        raise IllegalRequestError(message, code="too_many_tokens")
     mask = _check_mask(tensors, lengths)
     hidden_states = input_ids = None
     if tensors.hidden_states is not None:

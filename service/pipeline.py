@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from service.admission import hold_queue, ticket
+from service.admission import hold_queue, ticket, weigh_positions
 from service.batcher import Answer
 from service.check import check, check_inputs
 from service.errors import GlassblockError
@@ -94,7 +94,8 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
     if tensors.text is not None and model.front is not None:
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
         tensors = replace(tensors, text=None, input_ids=ids)
-    return check(tensors, model.spec, settings.max_outputs, settings.max_request_tokens, tokens)
+    weigh_positions(tensors, settings)
+    return check(tensors, model.spec, settings.max_outputs, tokens)
 
 
 async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Float32Array, ...]]]:

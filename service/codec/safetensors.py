@@ -150,9 +150,6 @@ def _read_place(name: str, value: Any, data_bytes: int) -> _Place:
         message = f"expected dtype {' or '.join(_DTYPES[name])}, got another one"
         raise IllegalRequestError(message, code="dtype_mismatch", at=f"{name}.dtype")
     shape = _read_sizes(fields["shape"], _AXES[name], f"{name}.shape", least=1)
-    if shape[0] > MAX_SEQUENCES:  # each becomes an array of Python's own
-        message = f"expected at most {MAX_SEQUENCES:,} sequences, got {shape[0]:,}"
-        raise IllegalRequestError(message, code="too_many_tokens", at=f"{name}.shape[0]")
     place = f"{name}.data_offsets"
     begin, end = _read_sizes(fields["data_offsets"], ("begin", "end"), place, least=0)
     if not begin <= end <= data_bytes:
@@ -162,6 +159,9 @@ def _read_place(name: str, value: Any, data_bytes: int) -> _Place:
     if end - begin != expected:
         message = f"expected {expected} bytes, as dtype and shape say, got {end - begin}"
         raise UnreadableError(message, code="size_mismatch", at=place)
+    if shape[0] > MAX_SEQUENCES:  # each becomes an array of Python's own
+        message = f"expected at most {MAX_SEQUENCES:,} sequences, got {shape[0]:,}"
+        raise IllegalRequestError(message, code="too_many_tokens", at=f"{name}.shape[0]")
     return _Place(begin, end, dtype, shape)
 
 

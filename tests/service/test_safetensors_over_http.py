@@ -38,7 +38,7 @@ def assert_same(answer: httpx.Response, expected: dict[str, list[Any]], lengths:
         rest: NDArray[np.float32] = found[key].copy()
         for index, entry in enumerate(entries):
             array = np.asarray(entry, np.float32)
-            part = rest[(index, *map(slice, array.shape))]
+            part = rest[index][tuple(map(slice, array.shape))]
             assert part.tobytes() == array.tobytes()
             part[...] = 0
         assert not rest.any()
@@ -88,8 +88,10 @@ def test_an_answer_beyond_float32_is_written_as_it_is(unharmed: httpx.Client) ->
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_a_number_that_is_not_finite_is_refused_where_it_is(unharmed: httpx.Client, value: float, dtype: type) -> None:
-    states = np.ones((2, 3, 8), dtype)
+def test_a_number_that_is_not_finite_is_refused_where_it_is(
+    unharmed: httpx.Client, value: float, dtype: type[np.floating[Any]]
+) -> None:
+    states: NDArray[np.floating[Any]] = np.ones((2, 3, 8), dtype)
     states[1, 2, 5] = value
     message = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
     response = send(unharmed, save({"hidden_states": states}))
