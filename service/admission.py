@@ -204,9 +204,7 @@ def weigh_positions(tensors: Tensors, settings: Settings) -> None:
 
 
 def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded: bool) -> int:
-    """Weighs H·S² of a layer and the answer before a checked request may queue; returns the answer's bytes as float32.
-
-    If `padded`, every sequence's part of the answer is as large as the longest one's.
+    """Weighs H·S² of a layer, and the answer as float32 (`padded`: all as long as the longest); returns its bytes.
 
     Raises:
         IllegalRequestError: heavier than a limit; says the limit and the weight.
