@@ -116,7 +116,7 @@ def test_unloading_gives_the_memory_back(controlled: Server, owner: httpx.Client
     for _ in range(3):
         use_and_unload()
     assert process.memory_info().rss - before < weights_bytes / 4
-    assert process.num_threads() <= threads
+    assert process.num_threads() < threads + 3  # a leak is one a cycle at least; the event loop's executor may grow
 
 
 def test_requests_are_answered_while_their_model_is_loaded_anew(owner: httpx.Client) -> None:
