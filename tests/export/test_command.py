@@ -28,24 +28,17 @@ def test_an_existing_version_is_refused_and_with_overwrite_replaced(tmp_path: Pa
     assert (tmp_path / "x" / "1" / "manifest.json").exists()
 
 
-def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
-    processes = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        models = tmp_path / number.name
-        command = [sys.executable, "-m", "export", *RANDOM.split(), "--name", "x", "--models", str(models)]
-        processes[number] = subprocess.Popen(
-            command, cwd=artifacts.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-    for number, process in processes.items():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "export", *RANDOM.split(), "--name", "x", "--models", str(tmp_path / "models")]
+    with subprocess.Popen(command, cwd=artifacts.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr
         assert process.stderr.readline() == b"trace layer 1/1\n"
-        assert list((tmp_path / number.name / "x").iterdir())
+        assert list((tmp_path / "models" / "x").iterdir())
         process.send_signal(number)
-    for number, process in processes.items():
-        with process:
-            process.communicate(timeout=30)
-            assert process.returncode != 0
-        assert not (tmp_path / number.name).exists()
+        process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert not (tmp_path / "models").exists()
 
 
 def test_the_default_model_that_is_there_is_left_alone(tmp_path: Path) -> None:
