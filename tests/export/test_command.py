@@ -30,6 +30,8 @@ def test_an_existing_version_is_refused_and_with_overwrite_replaced(tmp_path: Pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    # What a shell runs in the background ignores SIGINT, and so would the export.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "export", *RANDOM.split(), "--name", "x", "--models", str(tmp_path / "models")]
     with subprocess.Popen(command, cwd=artifacts.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr
