@@ -43,7 +43,7 @@ test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m tests.artifacts
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(TESTS)
 
-test-long: install  ## What takes long: the README's commands, locust, crowds of slow clients
+test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients
 	$(BIN)/python -m pytest -m long
 
 test-image: install image  ## The image, built and run by the engine that docker talks to

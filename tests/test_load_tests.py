@@ -26,6 +26,7 @@ from load_tests.scenarios import SCENARIOS
 from load_tests.server import RunningServer, running_server
 from tests.server import link_models
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parent.parent
 MODEL, OTHER_WEIGHTS = "encoder-pre-gelu", "encoder-post-relu"
 FIGURES = {

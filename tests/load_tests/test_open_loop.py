@@ -11,6 +11,7 @@ import uvloop
 from load_tests.open_loop import LATE_S, MOST_LATE_SHARE, Load, Run, closed_loop, open_loop
 from tests.load_tests.stub import OK, REQUEST, answering
 
+pytestmark = pytest.mark.long
 REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
