@@ -1,7 +1,6 @@
-"""Two gates: the door, before the body is read, and the ticket, after the check and before the queue."""
+"""The door: the gate before the body is read; the ticket (ticket.py) is the one after the check."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,15 +9,12 @@ from service import metrics
 from service.errors import (
     BodyTooLargeError,
     GlassblockError,
-    IllegalRequestError,
-    OverloadedError,
-    SwitchedOffError,
 )
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
-from service.manifest import ModelSpec
+from service.queue import Load
 from service.settings import Settings
-from service.tensors import BlockRequest, Tensors
+from service.shedding import SHED_CODES, hold_queue, shed
 
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # asked by machines
 _ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
@@ -33,7 +29,7 @@ class Door:
         app: the application behind the door.
         settings: the limits.
         lifecycle: read at every request.
-        waiting: positions that wait for the model that a path names, 0 if it names none.
+        load_of: what waits for the model that a path names, nothing if it names none.
         keys: those that open the door; None opens it for all.
     """
 
@@ -42,13 +38,13 @@ class Door:
         app: ASGIApp,
         settings: Settings,
         lifecycle: Lifecycle,
-        waiting: Callable[[str], int],
+        load_of: Callable[[str], Load],
         keys: ApiKeys | None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._lifecycle = lifecycle
-        self._waiting = waiting
+        self._load_of = load_of
         self._keys = keys
         self._in_flight = 0
 
@@ -83,12 +79,12 @@ class Door:
             raise _too_large(self._settings)
         self._hold_in_flight()
         if scope["method"] == "POST":
-            hold_queue(self._waiting(scope["path"]), self._settings)
+            hold_queue(self._load_of(scope["path"]), self._settings)
 
     def _hold_in_flight(self) -> None:
         if self._in_flight >= self._settings.max_in_flight:
             message = f"{self._settings.max_in_flight} requests are under way already; try again in a moment"
-            raise OverloadedError(message, code="in_flight", headers={"Retry-After": "1"})
+            raise shed(message, 1.0, self._settings, code="in_flight")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -181,68 +177,16 @@ class _Replay:
 async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
     """Sends an error without the application.
 
-    After a 429 the connection stays open, unless the client may send no body; what comes of it is thrown away.
+    After a shed request the connection stays open, unless the client may send no body; what comes of it is thrown away.
     """
     scope["error_code"] = error.code
     body = error.body(scope["request_id"])
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if error.status != OverloadedError.status or b"expect" in dict(scope["headers"]):
+    if error.code not in SHED_CODES or b"expect" in dict(scope["headers"]):
         headers.append((b"connection", b"close"))
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def weigh_positions(tensors: Tensors, settings: Settings) -> None:
-    """The ticket's first part, before the check looks at each sequence: at a million of them, that takes seconds.
-
-    Raises:
-        IllegalRequestError: more positions than the limit.
-    """
-    total = sum(map(len, tensors.hidden_states or tensors.input_ids or ()))
-    _weigh("positions in all sequences", total, settings.max_request_tokens, "too_many_tokens")
-
-
-def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded: bool) -> int:
-    """Weighs H·S² of a layer, and the answer as float32 (`padded`: all as long as the longest); returns its bytes.
-
-    Raises:
-        IllegalRequestError: heavier than a limit; says the limit and the weight.
-        SwitchedOffError: a probe was asked for, and the layers' graphs are off.
-    """
-    if settings.layer_graphs == "off" and any(output.layer is not None for output in request.outputs):
-        raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
-    cells = (spec.num_attention_heads or 1) * sum(length**2 for length in request.lengths)
-    _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")
-    # By powers of the length, so that a request of many sequences and many outputs is weighed in no time.
-    powers = Counter[int]()
-    for output in request.outputs:
-        elements, power = spec.tensor(output).growth
-        powers[power] += elements
-    lengths = (max(request.lengths),) * len(request.lengths) if padded else request.lengths
-    size: int = 4 * sum(elements * sum(n**power for n in lengths) for power, elements in powers.items())
-    _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
-    return size
-
-
-def hold_queue(waiting: int, settings: Settings) -> None:
-    """Refuses while too much waits for a model's run.
-
-    Args:
-        waiting: positions that wait.
-        settings: the limit.
-
-    Raises:
-        OverloadedError: more than the limit.
-    """
-    if waiting > settings.max_queued_tokens:
-        message = f"more than {settings.max_queued_tokens:,} positions wait for this model; try again in a moment"
-        raise OverloadedError(message, code="queue_full", headers={"Retry-After": "1"})
-
-
-def _weigh(what: str, weight: int, limit: int, code: str) -> None:
-    if weight > limit:
-        raise IllegalRequestError(f"expected at most {limit:,} {what}, got {weight:,}", code=code)
 
 
 def _too_large(settings: Settings) -> BodyTooLargeError:

@@ -17,6 +17,7 @@ from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import read_keys
 from service.lifecycle import Lifecycle
+from service.queue import Load
 from service.repository import Model, Repository, find_versions, load_model
 from service.settings import Settings
 
@@ -48,7 +49,7 @@ class Application:
         self.repository = Repository()
         api = self._api()
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
-        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self._waiting, keys))
+        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self._load_of, keys))
 
     def _api(self) -> FastAPI:
         api = FastAPI(
@@ -73,12 +74,12 @@ class Application:
             api.add_exception_handler(kind, _answer_error)
         return api
 
-    def _waiting(self, path: str) -> int:
-        """Positions that wait for the model that a path names, as every face does, after /models/."""
+    def _load_of(self, path: str) -> Load:
+        """What waits for the model that a path names, as every face does, after /models/; of its versions the least."""
         face, _, rest = path.partition("/models/")
         name = rest.partition("/")[0] if face in {"/v1", "/v2"} else ""
         versions = self.repository.models.get(name.removesuffix(PROBES), {})
-        return min((model.batcher.waiting for model in versions.values()), default=0)
+        return min((model.batcher.load for model in versions.values()), default=Load())
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -87,7 +88,7 @@ class Application:
         threading.Thread(target=self._load, args=(loop,), name="load", daemon=True).start()
         yield
         for model in self.repository.all():
-            await model.batcher.stop()
+            model.batcher.stop()
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         end = partial(self._fail, "the models could not be loaded; this is a bug of the server")

@@ -1,224 +1,240 @@
-"""Forms batches of what waits, runs them one at a time, and hands each entry its own rows.
+"""Runs what waits, one batch at a time, and hands each entry its own rows.
 
 There is no waiting window: an idle runner takes at once what there is, and what arrives during a run becomes the next
-batch. The queue is in order of priority, and of arrival where that is equal; its first entry leads the next batch, so
-whoever keeps the runner busy with a higher priority keeps the rest waiting, until their deadlines if they have any. The
-batcher is given callables; it knows neither HTTP nor onnxruntime.
+batch. A thread of its own takes, runs and takes again, so that a run never waits for the event loop; the loop hears of
+a batch once, when it has been run. The batcher is given callables; it knows neither HTTP nor onnxruntime.
 
 An entry owns its future, so no two lists can be matched up wrongly. Entries whose waiter has gone are dropped before
-the run. A failing batch is retried singly once, so that only the culprit fails. The loop survives every failure of a
-run; if it ends all the same, it fails all waiters and says so.
+the run, and a run that nobody waits for is ended. A failing batch is retried singly once: only the culprit fails. The
+thread survives every failure of a run; if it ends all the same, or a run does not, all waiters are failed.
 """
 
 import asyncio
-import bisect
+import math
 import time
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVarTuple, Unpack
 
 from service import logs
+from service.engine import Engine, Item, Job, Result
 from service.errors import DeadlineError, GlassblockError, RunFailedError, UnavailableError
 from service.metrics import ModelMetrics
+from service.queue import Answer, Entry, Load, Queue
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+WATCH_EVERY_S = 0.5
+STOP_GRACE_S = 5.0  # in which a run that was told to end must end, else the process does
 
+Arguments = TypeVarTuple("Arguments")
 _log = logs.get("batcher")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[Result]):
-    """One entry's result.
+@dataclass(slots=True)
+class _Run(Generic[Item, Result]):
+    """The batch that is being run."""
 
-    Attributes:
-        value: what the run gave for the entry.
-        queue_s: seconds from submission to the start of its run.
-        run_s: seconds of its run.
-    """
+    batch: list[Entry[Item, Result]]
+    job: Job[Result]
+    started_s: float
 
-    value: Result
-    queue_s: float
-    run_s: float
-
-
-@dataclass(slots=True, eq=False)
-class _Entry(Generic[Item, Result]):
-    item: Item
-    kind: Hashable
-    length: int
-    priority: int
-    future: asyncio.Future[Answer[Result]]
-    submitted_s: float = field(default_factory=time.monotonic)
+    @property
+    def wanted(self) -> bool:
+        return any(not entry.future.done() for entry in self.batch)
 
 
 class Batcher(Generic[Item, Result]):
-    """A queue and the one loop that empties it.
+    """A queue and the one thread that empties it.
 
     Args:
         name: of the model, for logs.
         metrics: of the model.
-        run: from the items of a batch to one result an item, in order; called in a thread of its own.
-        choose: from the lengths of waiting entries of one kind, first in line first, to the indices of the next batch.
-        on_death: called once if the loop ends without having been stopped.
+        engine: runs batches.
+        run_timeout_s: after which a run is ended, and its waiters fail.
+        on_death: called once if the thread ends without having been stopped, or a run cannot be ended.
     """
 
     def __init__(
         self,
         name: str,
         metrics: ModelMetrics,
-        run: Callable[[list[Item]], list[Result]],
-        choose: Callable[[list[int]], list[int]],
-        on_death: Callable[[], None] = lambda: None,
+        engine: Engine[Item, Result],
+        run_timeout_s: float,
+        on_death: Callable[[], None],
     ) -> None:
         self._name = name
         self._metrics = metrics
-        self._run = run
-        self._choose = choose
+        self._engine = engine
+        self._run_timeout_s = run_timeout_s
         self._on_death = on_death
-        self._queue: list[_Entry[Item, Result]] = []
-        self._batch: list[_Entry[Item, Result]] = []
-        self._waiting = 0
+        self._queue = Queue[Item, Result](engine.choose, metrics.count_cancelled)
+        self._batch: list[Entry[Item, Result]] = []  # taken, and not answered yet
+        self._running: _Run[Item, Result] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
-        self._arrived = asyncio.Event()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{name}")
-        self._loop: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     def start(self) -> None:
-        """Starts the loop in the running event loop."""
-        self._loop = asyncio.create_task(self._work(), name=f"batcher-{self._name}")
-        self._loop.add_done_callback(self._ended)
+        """Starts the thread; answers go to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self._name}").submit(self._work)
+        thread.add_done_callback(lambda done: self._tell(self._work_ended, done))
+        self._watch()
 
     def submit(
         self, item: Item, kind: Hashable, length: int, priority: int = 1, timeout_s: float | None = None
-    ) -> asyncio.Future[Answer[Result]]:
-        """Queues an item; cancel the future to withdraw it.
+    ) -> "asyncio.Future[Answer[Result]]":
+        """Queues an item; `withdraw` the future if its answer is not wanted any more.
 
         Args:
-            item: what `run` takes.
+            item: what the engine runs.
             kind: only entries of equal kind share a batch.
-            length: positions, for `choose`.
-            priority: the least is served first.
-            timeout_s: if no run of it has begun by then, the future fails with DeadlineError.
+            length: positions.
+            priority: a step less overtakes for `queue.PRIORITY_STEP_S`.
+            timeout_s: if it has not been run by then, the future fails with DeadlineError.
 
         Raises:
-            UnavailableError: the loop has ended, or is closing.
+            UnavailableError: the thread has ended, or takes no more.
         """
-        if self._closing or self._loop is None or self._loop.done():
+        if self._loop is None or self._closing or self._ended.is_set():
             raise self._gone()
-        loop = asyncio.get_running_loop()
-        entry = _Entry[Item, Result](item, kind, length, priority, loop.create_future())
-        bisect.insort(self._queue, entry, key=lambda waiting: waiting.priority)
-        self._waiting += length
+        now_s = time.monotonic()
+        deadline_s = math.inf if timeout_s is None else now_s + timeout_s
+        future, cost_s = self._loop.create_future(), self._engine.predict_s(length)
+        entry = Entry(item, kind, length, cost_s, priority, deadline_s, future, now_s)
         if timeout_s is not None:
-            timer = loop.call_later(timeout_s, self._expire, entry)
-            entry.future.add_done_callback(lambda _: timer.cancel())  # or it would hold the item until then
-        self._arrived.set()
-        return entry.future
+            timer = self._loop.call_later(timeout_s, self._expire, entry)
+            future.add_done_callback(lambda _: timer.cancel())  # or it would hold the item until then
+        self._queue.put(entry)
+        return future
 
-    def _expire(self, entry: _Entry[Item, Result]) -> None:
-        """Fails an entry whose time is over; once its run has begun, it has all the time it needs."""
-        if not any(entry is begun for begun in self._batch):
-            message = "expected a run to begin within the request's timeout, but others were before it"
-            _fail(entry, DeadlineError(message, code="deadline_exceeded"))
+    def withdraw(self, futures: "list[asyncio.Future[Answer[Result]]]") -> None:
+        """Takes back what was submitted; a run that nobody else waits for is ended."""
+        for future in futures:
+            future.cancel()
+        self._stop_unwanted()
 
     @property
-    def waiting(self) -> int:
-        """Positions of all entries that wait."""
-        return self._waiting
+    def load(self) -> Load:
+        """What waits."""
+        return self._queue.load
 
-    async def stop(self) -> None:
-        """Ends the loop; what still waits is answered with 503."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
+    def stop(self) -> None:
+        """Ends the thread, and a run; who still waits is answered with 503."""
+        self._end(died=False)
+        self._stop_unwanted()
 
     def close(self) -> None:
-        """Takes no more; the loop ends once what waits has been run."""
+        """Takes no more; the thread ends once what waits has been run."""
         self._closing = True
-        self._arrived.set()
+        self._queue.wake()
 
     async def wait_closed(self) -> None:
-        """Returns when the loop has ended."""
-        if self._loop is not None:
-            await asyncio.wait([self._loop])
+        """Returns when the thread has ended."""
+        await self._ended.wait()
 
-    async def _work(self) -> None:
-        while self._queue or not self._closing:
-            await self._arrived.wait()
-            self._batch = self._take()
+    # In the thread of runs.
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._batch = self._queue.take()
             if self._batch:
-                await self._answer(self._batch)
-                self._batch = []  # or it would hold its tensors until the next one comes
-            if not self._queue and not self._closing:
-                self._arrived.clear()
+                self._answer(self._batch)
+            elif self._closing or self._ended.is_set():
+                break
+            else:
+                self._queue.wait()
 
-    def _take(self) -> list[_Entry[Item, Result]]:
-        """Removes the next batch from the queue; those whose waiter has gone are dropped and counted."""
-        live = [entry for entry in self._queue if not entry.future.done()]
-        self._metrics.count_cancelled(sum(entry.future.cancelled() for entry in self._queue))
-        self._queue = live
-        if not live:
-            self._waiting = 0
-            return []
-        same = [entry for entry in live if entry.kind == live[0].kind]
-        batch = [same[index] for index in self._choose([entry.length for entry in same])]
-        taken = set(map(id, batch))
-        self._queue = [entry for entry in live if id(entry) not in taken]
-        self._waiting = sum(entry.length for entry in self._queue)
-        return batch
-
-    async def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
-        error = await self._try(batch)
+    def _answer(self, batch: list[Entry[Item, Result]]) -> None:
+        error = self._try(batch)
         if error is None:
             return
-        if len(batch) > 1:
-            for entry in batch:
-                alone = None if entry.future.done() else await self._try([entry])
-                if alone is not None:
-                    _fail(entry, alone)
-        else:
-            _fail(batch[0], error)
+        if len(batch) == 1:
+            self._tell(_fail, batch, error)
+            return
+        for entry in batch:
+            alone = None if entry.future.done() else self._try([entry])
+            if alone is not None:
+                self._tell(_fail, [entry], alone)
 
-    async def _try(self, batch: list[_Entry[Item, Result]]) -> GlassblockError | None:
-        """Runs a batch and answers its entries, or returns why it could not."""
-        started_s = time.monotonic()
-        items = [entry.item for entry in batch]
-        results = await asyncio.get_running_loop().run_in_executor(self._executor, self._run_caught, items)
+    def _try(self, batch: list[Entry[Item, Result]]) -> GlassblockError | None:
+        """Runs a batch and has its entries answered, or returns why it could not."""
+        self._running = run = _Run(batch, self._engine.job([entry.item for entry in batch]), time.monotonic())
+        results = self._run_caught(run)
+        run_s = time.monotonic() - run.started_s
+        self._running = None  # or it would hold its tensors until the next one comes
         if isinstance(results, BaseException):
-            return self._explain(results, len(batch))
-        run_s = time.monotonic() - started_s
-        for entry, result in zip(batch, results, strict=True):
-            if not entry.future.done():
-                entry.future.set_result(Answer(result, started_s - entry.submitted_s, run_s))
-        longest, tokens = max(entry.length for entry in batch), sum(entry.length for entry in batch)
-        self._metrics.observe_batch(len(batch), tokens, longest * len(batch), run_s)
+            return self._explain(results, run)
+        self._queue.keep_pace(batch, run_s)
+        self._tell(self._deliver, run, results, run_s)
         return None
 
-    def _run_caught(self, items: list[Item]) -> list[Result] | BaseException:
-        """In the thread of runs: one result an item, or what was raised, since StopIteration cannot cross a future."""
+    def _run_caught(self, run: _Run[Item, Result]) -> list[Result] | BaseException:
         try:
-            return [result for _, result in zip(items, self._run(items), strict=True)]
-        except BaseException as error:  # noqa: BLE001 - one of the two places: whatever a run raises, the loop goes on
+            return [result for _, result in zip(run.batch, run.job.result(), strict=True)]
+        except BaseException as error:  # noqa: BLE001 - whatever a run raises, the thread goes on
             return error
 
-    def _explain(self, error: BaseException, batch_size: int) -> GlassblockError:
+    def _explain(self, error: BaseException, run: _Run[Item, Result]) -> GlassblockError:
         if isinstance(error, GlassblockError):
             return error
         if isinstance(error, MemoryError):
             return UnavailableError("out of memory in this run; ask for less or later", code="out_of_memory")
-        _log.error("run failed", model=self._name, batch_size=batch_size, exc_info=error)
+        if run.wanted:  # else it was told to end
+            _log.error("run failed", model=self._name, batch_size=len(run.batch), exc_info=error)
         return RunFailedError("the run failed; this is a bug of the server", code="run_failed")
 
-    def _ended(self, loop: asyncio.Task[None]) -> None:
-        for entry in (*self._batch, *self._queue):
-            _fail(entry, self._gone())
-        self._queue.clear()
-        self._executor.shutdown(wait=False)  # a run cannot be interrupted; who waited for it has been answered
-        error = None if loop.cancelled() else loop.exception()  # stop(), or the end of the event loop, cancels it
-        if error is not None:
+    def _tell(self, function: Callable[[Unpack[Arguments]], None], *arguments: *Arguments) -> None:
+        """Calls in the event loop, unless that has ended."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    # In the event loop.
+
+    def _deliver(self, run: _Run[Item, Result], results: list[Result], run_s: float) -> None:
+        for entry, result in zip(run.batch, results, strict=True):
+            if not entry.future.done():
+                entry.future.set_result(Answer(result, run.started_s - entry.submitted_s, run_s))
+        lengths = [entry.length for entry in run.batch]
+        self._metrics.observe_batch(len(lengths), sum(lengths), max(lengths) * len(lengths), run_s)
+
+    def _expire(self, entry: Entry[Item, Result]) -> None:
+        message = "expected an answer within the request's timeout, but it was not computed by then"
+        _fail([entry], DeadlineError(message, code="deadline_exceeded"))
+        self._stop_unwanted()
+
+    def _stop_unwanted(self) -> None:
+        if (running := self._running) is not None and not running.wanted:
+            running.job.stop()
+
+    def _watch(self) -> None:
+        """Ends a run that takes too long; if it cannot be ended, nothing can be run any more."""
+        if self._loop is None or self._ended.is_set():
+            return
+        if (running := self._running) is not None:
+            late_s = time.monotonic() - running.started_s - self._run_timeout_s
+            if late_s > STOP_GRACE_S:
+                _log.error("a run does not end", model=self._name)
+                self._end(died=True)
+                return
+            if late_s > 0:
+                message = f"expected a run of at most {self._run_timeout_s:g} s; this one was ended"
+                _fail(running.batch, DeadlineError(message, code="run_timeout"))
+                running.job.stop()
+        self._loop.call_later(WATCH_EVERY_S, self._watch)
+
+    def _work_ended(self, done: "Future[None]") -> None:
+        if (error := done.exception()) is not None:
             _log.error("batcher died", model=self._name, exc_info=error)
+        self._end(died=error is not None)
+
+    def _end(self, *, died: bool) -> None:
+        """Fails all waiters; told again by the thread once it takes no more, for what it had in hand until then."""
+        first = not self._ended.is_set()
+        self._ended.set()
+        self._queue.wake()
+        _fail([*self._batch, *self._queue.drain()], self._gone())
+        if died and first:
             self._on_death()
 
     def _gone(self) -> UnavailableError:
@@ -228,7 +244,7 @@ class Batcher(Generic[Item, Result]):
         return UnavailableError(message, code="dead")
 
 
-def _fail(entry: _Entry[Item, Result], error: GlassblockError) -> None:
-    if not entry.future.done():
-        entry.future.set_exception(error)
-        entry.future.exception()  # counts as seen: of a request's sequences, only the first failure is awaited
+def _fail(entries: list[Entry[Item, Result]], error: GlassblockError) -> None:
+    for entry in entries:
+        if not entry.future.done():
+            entry.future.set_exception(error)

@@ -6,38 +6,46 @@ differs, and an answer must not depend on its neighbours.
 
 import numpy as np
 
+from service.cost import Cost
 from service.manifest import SEQUENCE_AXES, TensorSpec
 from service.tensors import Batch, Float32Array, Sequence
 
 MIN_POSITIONS = 2
 
 
-def length_class(length: int) -> int:
-    """Class of lengths that may share a batch: at most half of the padded area is padding."""
-    return max(length - 1, 1).bit_length()
-
-
-def choose(lengths: list[int], max_batch_tokens: int) -> list[int]:
+def choose(lengths: list[int], cost: Cost) -> list[int]:
     """Chooses a batch from waiting entries of one kind.
 
-    The oldest leads; entries of its length class join it in order of age while the padded area stays in the budget.
+    The first in line leads. Whoever is nearest to the batch in length joins, the shorter or the longer one, whichever
+    saves more: a run of its own, less what it makes this one longer, padding included. It ends when nobody saves time.
 
     Args:
-        lengths: positions of each waiting entry, oldest first; not empty.
-        max_batch_tokens: greatest padded area, in positions; the leader runs even if it alone exceeds it.
+        lengths: positions of each waiting entry, first in line first; not empty.
+        cost: of runs, and the padded area that a batch stays within; the leader runs even if it alone exceeds it.
 
     Returns:
         Indices into `lengths`, ascending, 0 among them.
     """
-    chosen, longest, wanted = [0], max(lengths[0], MIN_POSITIONS), length_class(lengths[0])
-    for index in range(1, len(lengths)):
-        if length_class(lengths[index]) != wanted:
-            continue
-        padded = max(longest, lengths[index])
-        if padded * (len(chosen) + 1) <= max_batch_tokens:
-            chosen.append(index)
-            longest = padded
-    return chosen
+    # By length, and of one length the first in line nearest to the leader.
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i if lengths[i] >= lengths[0] else -i))
+    low = high = order.index(0)
+    while True:
+        size, longest = high - low + 1, max(lengths[order[high]], MIN_POSITIONS)
+        saved = {
+            place: _saved_s(cost, size, longest, lengths[order[place]])
+            for place in (low - 1, high + 1)
+            if 0 <= place < len(order) and (size + 1) * max(longest, lengths[order[place]]) <= cost.batch_tokens
+        }
+        place = max(saved, key=saved.__getitem__, default=0)
+        if saved.get(place, 0.0) <= 0:
+            return sorted(order[low : high + 1])
+        low, high = min(low, place), max(high, place)
+
+
+def _saved_s(cost: Cost, size: int, longest: int, length: int) -> float:
+    """Seconds that one more sequence saves by joining a batch instead of running alone."""
+    joined_s = cost.seconds(size + 1, max(longest, length)) - cost.seconds(size, longest)
+    return cost.seconds(1, max(length, MIN_POSITIONS)) - joined_s
 
 
 def pad(sequences: list[Sequence]) -> Batch:

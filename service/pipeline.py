@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from service.admission import hold_queue, ticket, weigh_positions
-from service.batcher import Answer
 from service.check import check, check_inputs
 from service.errors import GlassblockError
+from service.queue import Answer
 from service.repository import Model
 from service.settings import Settings
+from service.shedding import hold_queue
 from service.tensors import BlockRequest, BlockResult, Float32Array, Sequence, Tensors
+from service.ticket import ticket, weigh_positions
 from service.view import view
 
 T = TypeVar("T")
@@ -105,19 +106,19 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
         OverloadedError: too much waits already.
         DeadlineError: the request's time passed before a run of it began.
     """
-    hold_queue(model.batcher.waiting, settings)
+    hold_queue(model.batcher.load, settings)
     hidden_states = request.hidden_states
     if hidden_states is None and model.front is not None and request.input_ids is not None:
         hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids, request.attention_mask)
     wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
     sequences = [Sequence(values, mask, wanted) for values, mask in pairs]
+    kind = model.runner.depth(wanted)
     futures = [
-        model.batcher.submit(sequence, wanted, len(sequence), request.priority, request.timeout_s)
+        model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s)
         for sequence in sequences
     ]
     try:
         return [await future for future in futures]
     finally:
-        for future in futures:
-            future.cancel()
+        model.batcher.withdraw(futures)

@@ -12,7 +12,6 @@ from service.batcher import Batcher
 from service.errors import NotFoundError, StartError
 from service.manifest import FINAL_OUTPUT, ModelSpec, TensorSpec, read_manifest
 from service.metrics import ModelMetrics
-from service.padding import choose
 from service.runner import LEAN, Runner
 from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
 from service.settings import Settings
@@ -54,7 +53,7 @@ class Repository:
     def add(self, model: Model) -> None:
         """Serves a model from now on."""
         self.models.setdefault(model.spec.name, {})[model.spec.version] = model
-        model.metrics.describe(model.sha256, model.provider, lambda: model.batcher.waiting)
+        model.metrics.describe(model.sha256, model.provider, lambda: model.batcher.load.tokens)
 
     def remove(self, name: str) -> list[Model]:
         """Serves no version of a model any more; gives those that were, whose queues take no more and run out."""
@@ -142,10 +141,9 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
         runner.load(range(len(spec.layers)))
         inside = [Output(layer, name) for layer, probes in enumerate(spec.probes) for name in probes]
         check_golden(runner, spec, folder, (*LEAN, *inside[:1]))
+    runner.warm_up(settings.max_batch_tokens)
     metrics = ModelMetrics(spec.name, spec.version)
-    batcher = Batcher(
-        spec.name, metrics, runner.run, lambda lengths: choose(lengths, settings.max_batch_tokens), on_death
-    )
+    batcher = Batcher[Sequence, tuple[Float32Array, ...]](spec.name, metrics, runner, settings.run_timeout_s, on_death)
     return Model(spec, sha256, session.provider, runner, front, batcher, metrics)
 
 

@@ -1,15 +1,18 @@
 """A model's runs: `model.onnx` for who wants the output, the chain of layers for who wants the inside."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from service import logs
+from service.cost import Cost, measure
 from service.errors import StartError, UnavailableError
 from service.manifest import FINAL_OUTPUT, ModelSpec
-from service.padding import pad, unpad
-from service.session import Session
+from service.padding import choose, pad, unpad
+from service.session import Session, Stop
 from service.tensors import Batch, Float32Array, Output, Sequence
 
 _log = logs.get("runner")
@@ -18,13 +21,18 @@ LEAN = (Output(None, FINAL_OUTPUT),)
 
 
 class Runner:
-    """Runs batches of sequences that ask for the same tensors.
+    """Runs batches of sequences, and knows what a run costs.
 
     Args:
         spec: the model.
         model: the session of model.onnx.
         load_layers: gives the sessions of layers' graphs; called for layers not loaded yet.
+
+    Attributes:
+        cost: of a run of model.onnx, once `warm_up` has measured it.
     """
+
+    cost: Cost
 
     def __init__(
         self, spec: ModelSpec, model: Session, load_layers: Callable[[Iterable[int]], dict[int, Session]]
@@ -40,41 +48,81 @@ class Runner:
         if missing := [layer for layer in layers if layer not in self._layers]:
             self._layers |= self._load_layers(missing)
 
-    def run(self, sequences: list[Sequence]) -> list[tuple[Float32Array, ...]]:
+    def warm_up(self, most_tokens: int) -> None:
+        """Runs model.onnx on a few shapes, and learns which batches pay.
+
+        Args:
+            most_tokens: padded positions of the largest batch that may be formed.
+        """
+        hidden_size = self._spec.hidden_size
+
+        def run(size: int, length: int) -> None:
+            shape = size, length
+            self._run_model(Batch(np.ones((*shape, hidden_size), np.float32), np.ones(shape, np.int64)), Stop())
+
+        self.cost = measure(run, self._spec.max_sequence_length, most_tokens)
+
+    def choose(self, lengths: list[int]) -> list[int]:
+        """The next batch, as indices, from the lengths of sequences of one depth, first in line first."""
+        return choose(lengths, self.cost)
+
+    def predict_s(self, length: int) -> float:
+        """Seconds of a lean run of one sequence of so many positions."""
+        return self.cost.seconds(1, length)
+
+    def job(self, sequences: list[Sequence]) -> "BatchRun":
+        """One batch, of sequences of one `depth`, to be run."""
+        return BatchRun(self, sequences, Stop())
+
+    def depth(self, wanted: tuple[Output, ...]) -> int | None:
+        """The last layer that must be run for these tensors; None if model.onnx gives them."""
+        if wanted == LEAN:
+            return None
+        if LEAN[0] in wanted:
+            return len(self._spec.layers) - 1
+        return max(output.layer for output in wanted if output.layer is not None)
+
+    def run(self, sequences: list[Sequence], stop: Stop | None = None) -> list[tuple[Float32Array, ...]]:
         """Runs one batch.
 
         Args:
-            sequences: all with the same `outputs`.
+            sequences: all of one `depth`.
+            stop: ends it early; it then raises.
 
         Returns:
-            For each sequence its tensors in the order of `outputs`, unpadded.
+            For each sequence its tensors in the order of its `outputs`, unpadded.
         """
-        wanted = sequences[0].outputs
+        depth, stop = self.depth(sequences[0].outputs), stop or Stop()
         batch = pad(sequences)
-        arrays = {LEAN[0]: self._run_model(batch)} if wanted == LEAN else self._run_layers(batch, wanted)
+        if depth is None:
+            arrays = {LEAN[0]: self._run_model(batch, stop)}
+        else:
+            wanted = dict.fromkeys(output for sequence in sequences for output in sequence.outputs)
+            arrays = self._run_layers(batch, tuple(wanted), depth, stop)
         return [
-            tuple(unpad(arrays[output], self._spec.tensor(output), row, len(sequence)) for output in wanted)
+            tuple(unpad(arrays[output], self._spec.tensor(output), row, len(sequence)) for output in sequence.outputs)
             for row, sequence in enumerate(sequences)
         ]
 
-    def _run_model(self, batch: Batch) -> Float32Array:
-        return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch))[0]
+    def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
+        return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch), stop)[0]
 
-    def _run_layers(self, batch: Batch, wanted: tuple[Output, ...]) -> dict[Output, Float32Array]:
-        """Runs the layers one after another, only as far as the last one asked for."""
+    def _run_layers(
+        self, batch: Batch, wanted: tuple[Output, ...], depth: int, stop: Stop
+    ) -> dict[Output, Float32Array]:
+        """Runs the layers one after another, as far as the last one asked for."""
         arrays: dict[Output, Float32Array] = {}
         hidden_states, last = batch.hidden_states, len(self._spec.layers) - 1
         whole = LEAN[0] in wanted
-        stop = last if whole else max(output.layer for output in wanted if output.layer is not None)
-        self._load_for_run(range(stop + 1))
-        for layer in range(stop + 1):
+        self._load_for_run(range(depth + 1))
+        for layer in range(depth + 1):
             asked = [output for output in wanted if output.layer == layer]
             names = dict.fromkeys(output.probe for output in asked)
-            if layer < stop:
+            if layer < depth:
                 names["layer_output"] = None
             if layer == last and whole:
                 names[self._final_name] = None
-            arrays_of_layer = self._layers[layer].run(list(names), _feeds(hidden_states, batch))
+            arrays_of_layer = self._layers[layer].run(list(names), _feeds(hidden_states, batch), stop)
             found = dict(zip(names, arrays_of_layer, strict=True))
             arrays.update({output: found[output.probe] for output in asked})
             if layer == last and whole:
@@ -98,6 +146,29 @@ class Runner:
         """The output of the last layer's graph that is the model's answer."""
         names = [tensor.name for tensor in self._spec.layers[-1].outputs]
         return FINAL_OUTPUT if FINAL_OUTPUT in names else "layer_output"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRun:
+    """A batch that is to be run.
+
+    Attributes:
+        runner: of the model.
+        sequences: all of one depth.
+        handle: ends the run.
+    """
+
+    runner: Runner
+    sequences: list[Sequence]
+    handle: Stop
+
+    def result(self) -> list[tuple[Float32Array, ...]]:
+        """Runs it."""
+        return self.runner.run(self.sequences, self.handle)
+
+    def stop(self) -> None:
+        """Ends the run, or keeps it from beginning."""
+        self.handle.stop()
 
 
 def _feeds(hidden_states: Float32Array, batch: Batch) -> dict[str, NDArray[Any]]:

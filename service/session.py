@@ -57,6 +57,17 @@ def available_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, min(affinity, int(quota) // int(period)))
 
 
+class Stop:
+    """Ends a run, or several one after another, from another thread."""
+
+    def __init__(self) -> None:
+        self.options = onnxruntime.RunOptions()
+
+    def stop(self) -> None:
+        """Has the run fail after the operator that it is at."""
+        self.options.terminate = True
+
+
 class Session:
     """One loaded graph.
 
@@ -99,14 +110,16 @@ class Session:
         if self.provider != wanted:
             raise StartError(f"{place}: asked for {wanted}, onnxruntime fell back to {self.provider}")
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray[Any, Any]], stop: Stop | None = None
+    ) -> list[np.ndarray[Any, Any]]:
         """Runs the graph; feeds are native-endian and C-contiguous.
 
         Raises:
             MemoryError: onnxruntime could not get the memory; the session stays usable.
         """
         try:
-            results: list[np.ndarray[Any, Any]] = self._session.run(list(outputs), dict(feeds))
+            results: list[np.ndarray[Any, Any]] = self._session.run(list(outputs), dict(feeds), stop and stop.options)
         except ERRORS as error:
             if "Failed to allocate memory" in str(error) or "bad_alloc" in str(error):
                 raise MemoryError(str(error)) from error

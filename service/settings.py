@@ -72,9 +72,23 @@ class Settings(BaseSettings):
         2**28, ge=1, description="Heads times the sum of squared lengths of a request, for one layer (422)."
     )
     max_answer_bytes: Bytes = Field(64 * 2**20, description="Largest answer, counted as float32, in bytes (422).")
-    max_batch_tokens: int = Field(2048, ge=2, description="Padded positions of a batch; a longer sequence runs alone.")
+    max_batch_tokens: int = Field(
+        2048,
+        ge=2,
+        description="Padded positions of a batch at most; a longer sequence runs alone. "
+        "Where larger batches stop paying is measured at the start, and they stop there.",
+    )
+    run_timeout_s: Seconds = Field(
+        120.0, description="Seconds of a run, after which it is ended (504); one that does not end ends the process."
+    )
     max_queued_tokens: int = Field(
         65_536, ge=1, description="Positions that wait for a model's run; while there are more, requests get 429."
+    )
+    max_wait_s: Seconds = Field(
+        10.0, description="Predicted seconds of what waits for a model's run; while there are more, requests get 429."
+    )
+    shed_status: Literal[429, 503] = Field(
+        429, description="Status of a request that is refused for the load; both come with Retry-After."
     )
     drain_delay_s: float = Field(
         0.0, ge=0, le=600, description="Seconds that requests are still served after SIGTERM, while readiness is 503."

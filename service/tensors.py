@@ -22,7 +22,7 @@ class Tensors:
         text: one string a sequence.
         attention_mask: one array a sequence, bool [sequence], True = attend; None = attend to all.
         outputs: addresses as sent; None = `block_output` alone.
-        timeout_s: seconds within which its runs must begin; None = any time.
+        timeout_s: seconds within which its answer must be computed; None = any time.
         priority: 1 is served first, then 2 and so on; 0 = `DEFAULT_PRIORITY`.
     """
 
@@ -74,7 +74,7 @@ class BlockRequest:
         keys: the names of the answer's tensors, in order, without repetition.
         outputs: the tensor that each key stands for.
         tokens: the tokens of each sequence, for text alone.
-        timeout_s: seconds within which its runs must begin; None = any time.
+        timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
     """
 

@@ -1,6 +1,6 @@
 """What a client asked to see of a result: here slices and reductions will be taken, before anything is written."""
 
-from service.batcher import Answer
+from service.queue import Answer
 from service.tensors import BlockRequest, BlockResult, Float32Array
 
 

@@ -92,7 +92,7 @@ def test_what_tritonclient_raises_is_the_servers_sentence(
     facts = tritonclient[0]
     known = r"no such model; this server has .* - at path"
     sentences = {
-        "no_time": "504 expected a run to begin within the request's timeout, but others were before it",
+        "no_time": "504 expected an answer within the request's timeout, but it was not computed by then",
         "no_model": f"404 {known}",
         "no_metadata": f"404 {known}",
         "wrong_shape": r"422 expected hidden_size 8, got 4 - at inputs\[0\].shape\[2\]",

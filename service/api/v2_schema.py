@@ -55,7 +55,7 @@ _REQUEST: dict[str, Any] = {
             "additionalProperties": False,
             "properties": {
                 "timeout": {
-                    "description": "Microseconds within which the run must begin, else 504; 0: none.",
+                    "description": "Microseconds within which the answer must be computed, else 504; 0: none.",
                     "type": "integer",
                     "minimum": 0,
                 },

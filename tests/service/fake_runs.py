@@ -39,6 +39,43 @@ class GatedRun:
         return [item * 10 for item in items]
 
 
+class FakeJob:
+    """One batch of a FakeEngine."""
+
+    def __init__(self, run: Callable[[list[int]], list[int]], items: list[int]) -> None:
+        self._run = run
+        self._items = items
+        self.stopped = threading.Event()
+
+    def result(self) -> list[int]:
+        return self._run(self._items)
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+class FakeEngine:
+    """Runs a function of a batch's items; keeps the jobs it gave."""
+
+    def __init__(
+        self,
+        run: Callable[[list[int]], list[int]],
+        choose: Callable[[list[int]], list[int]],
+        second_a_position: float = 0.0,
+    ) -> None:
+        self._run = run
+        self.choose = choose
+        self._second_a_position = second_a_position
+        self.jobs: list[FakeJob] = []
+
+    def job(self, items: list[int]) -> FakeJob:
+        self.jobs.append(FakeJob(self._run, items))
+        return self.jobs[-1]
+
+    def predict_s(self, length: int) -> float:
+        return length * self._second_a_position
+
+
 def take_all(lengths: list[int]) -> list[int]:
     """Chooses everything."""
     return list(range(len(lengths)))
@@ -50,15 +87,18 @@ async def started(
     choose: Callable[[list[int]], list[int]] = take_all,
     on_death: Callable[[], None] = lambda: None,
     name: str = "fake",
+    run_timeout_s: float = 60.0,
+    second_a_position: float = 0.0,
 ) -> AsyncIterator[Batcher[int, int]]:
     """A batcher at work in the running event loop."""
-    batcher: Batcher[int, int] = Batcher(name, ModelMetrics(name, "1"), run, choose, on_death)
+    engine = FakeEngine(run, choose, second_a_position)
+    batcher: Batcher[int, int] = Batcher(name, ModelMetrics(name, "1"), engine, run_timeout_s, on_death)
     with capture_logs():
         batcher.start()
         try:
             yield batcher
         finally:
-            await batcher.stop()
+            batcher.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service import __main__, app, repository
+from service import __main__, app, runner
+from service.cost import Cost
 from service.padding import choose
 from service.repository import find_versions
-from service.session import Session
+from service.session import Session, Stop
 
 SLOW, BREAKS_THE_LOOP, STUCK, HELD = 40, 41, 42, 43
 SLOW_S, STUCK_S, HELD_S = 0.5, 6.0, 2.0
@@ -23,20 +24,22 @@ def install() -> None:
     """Replaces, in this process alone, the run, the choice of batches, and the list of models."""
     run = Session.run
 
-    def run_slowly(self: Session, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+    def run_slowly(
+        self: Session, outputs: Sequence[str], feeds: Mapping[str, Any], stop: Stop | None = None
+    ) -> list[Any]:
         time.sleep({SLOW: SLOW_S, STUCK: STUCK_S, HELD: HELD_S}.get(feeds["hidden_states"].shape[1], 0.0))
-        return run(self, outputs, feeds)
+        return run(self, outputs, feeds, stop)
 
-    def choose_or_break(lengths: list[int], max_batch_tokens: int) -> list[int]:
+    def choose_or_break(lengths: list[int], cost: Cost) -> list[int]:
         if BREAKS_THE_LOOP in lengths:
             raise IndexError("the choice of batches is broken")
-        return choose(lengths, max_batch_tokens)
+        return choose(lengths, cost)
 
     def find_many(models: Path) -> list[Path]:
         return find_versions(models) * 100
 
     Session.run = run_slowly  # type: ignore[method-assign]
-    vars(repository)["choose"] = choose_or_break
+    vars(runner)["choose"] = choose_or_break
     if os.environ.get("FAULT") == "loading":
         vars(app)["find_versions"] = find_many
 

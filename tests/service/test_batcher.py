@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from service.batcher import Answer, Batcher
+from service.batcher import Batcher
 from service.errors import UnavailableError
 from service.metrics import ModelMetrics
-from tests.service.fake_runs import GatedRun, counted, started, take_all, until
+from service.queue import Answer
+from tests.service.fake_runs import FakeEngine, GatedRun, counted, started, take_all, until
 
 
 def test_an_idle_runner_runs_a_single_entry_at_once() -> None:
@@ -151,12 +152,14 @@ def test_stop_answers_what_waits_and_what_runs_with_503() -> None:
     run = GatedRun(is_open=False)
 
     async def scenario() -> list[object]:
-        batcher: Batcher[int, int] = Batcher("stopped", ModelMetrics("stopped", "1"), run, take_all)
+        engine = FakeEngine(run, take_all)
+        batcher: Batcher[int, int] = Batcher("stopped", ModelMetrics("stopped", "1"), engine, 60, lambda: None)
         batcher.start()
         futures = [batcher.submit(1, "kind", 3)]
         await until(lambda: run.batches)
         futures.append(batcher.submit(2, "kind", 3))
-        await asyncio.wait_for(batcher.stop(), 1)
+        batcher.stop()
+        assert engine.jobs[0].stopped.is_set()
         run.open()
         return list(await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 1))
 
@@ -180,7 +183,9 @@ def test_stop_does_not_count_as_a_death_and_nothing_can_be_submitted_after_it() 
 
 def test_nothing_can_be_submitted_before_the_start() -> None:
     async def scenario() -> None:
+        engine = FakeEngine(GatedRun(), take_all)
+        batcher: Batcher[int, int] = Batcher("fake", ModelMetrics("fake", "1"), engine, 60, lambda: None)
         with pytest.raises(UnavailableError):
-            Batcher("fake", ModelMetrics("fake", "1"), GatedRun(), take_all).submit(1, "kind", 3)
+            batcher.submit(1, "kind", 3)
 
     asyncio.run(scenario())

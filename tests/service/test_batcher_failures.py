@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import GlassblockError, IllegalRequestError, UnavailableError
-from tests.service.fake_runs import GatedRun, counted, started, take_all, until
+from tests.service.fake_runs import FakeEngine, FakeJob, GatedRun, counted, started, take_all, until
 
 RUN_FAILED = "the run failed; this is a bug of the server"
 OUT_OF_MEMORY = "out of memory in this run; ask for less or later"
@@ -150,27 +150,64 @@ def test_a_dying_loop_fails_every_waiter_within_a_second_says_so_once_and_takes_
 
 
 def test_a_loop_that_dies_with_a_batch_in_hand_fails_that_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse_to_count(*_: object) -> None:
-        raise OSError("no room for another number")
-
     deaths: list[str] = []
     run = FragileRun({1: RuntimeError()})
+    make_job = FakeEngine.job
+
+    def break_at_three(engine: FakeEngine, items: list[int]) -> FakeJob:
+        if items == [3]:
+            raise OSError("no room for another batch")
+        return make_job(engine, items)
+
+    monkeypatch.setattr(FakeEngine, "job", break_at_three)
 
     async def scenario() -> list[object]:
         async with started(run, on_death=lambda: deaths.append("died")) as batcher:
-            first = batcher.submit(0, "kind", 3)
+            futures = [batcher.submit(0, "kind", 3)]
             await until(lambda: run.batches)
-            run.open(1)
-            await first
-            monkeypatch.setattr("service.metrics.ModelMetrics.observe_batch", refuse_to_count)
-            waiters = [batcher.submit(item, "kind", 3) for item in (1, 2, 3)]
+            futures += [batcher.submit(item, "kind", 3) for item in (1, 2, 3)]
             run.open()
-            return list(await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), 1))
+            return list(await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 1))
 
-    culprit, answered, in_hand = asyncio.run(scenario())
+    first, culprit, answered, in_hand = asyncio.run(scenario())
+    assert [getattr(answer, "value", None) for answer in (first, answered)] == [0, 20]
     assert told(culprit) == (500, "run_failed", RUN_FAILED)
-    assert getattr(answered, "value", None) == 20
     assert told(in_hand) == (503, "dead", DEAD)
+    assert deaths == ["died"]
+
+
+def test_a_run_that_takes_too_long_is_ended_and_its_waiters_told() -> None:
+    run = GatedRun(is_open=False)
+
+    async def scenario() -> object:
+        async with started(run, run_timeout_s=0.05) as batcher:
+            future = batcher.submit(1, "kind", 3)
+            (error,) = await asyncio.wait_for(asyncio.gather(future, return_exceptions=True), 2)
+            run.open()
+            assert (await batcher.submit(2, "kind", 3)).value == 20
+            return error
+
+    sentence = "expected a run of at most 0.05 s; this one was ended"
+    assert told(asyncio.run(scenario())) == (504, "run_timeout", sentence)
+
+
+def test_a_run_that_does_not_end_when_it_is_told_to_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.batcher.STOP_GRACE_S", 0.1)
+    deaths: list[str] = []
+    run = GatedRun(is_open=False)
+
+    async def scenario() -> object:
+        async with started(run, on_death=lambda: deaths.append("died"), run_timeout_s=0.05) as batcher:
+            running = batcher.submit(1, "kind", 3)
+            await until(lambda: run.batches)
+            waiting = batcher.submit(2, "kind", 3)
+            found = await asyncio.wait_for(asyncio.gather(running, waiting, return_exceptions=True), 3)
+            with pytest.raises(UnavailableError, match=f"^{DEAD}$"):
+                batcher.submit(3, "kind", 3)
+            run.open()
+            return found[1]
+
+    assert told(asyncio.run(scenario())) == (503, "dead", DEAD)
     assert deaths == ["died"]
 
 

@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
+from service.batcher import Batcher
 from service.errors import DeadlineError
-from tests.service.fake_runs import GatedRun, counted, started, until
+from service.metrics import ModelMetrics
+from tests.service.fake_runs import FakeEngine, GatedRun, counted, started, take_all, until
 
-LATE = "expected a run to begin within the request's timeout, but others were before it"
+LATE = "expected an answer within the request's timeout, but it was not computed by then"
 
 
 def test_the_least_priority_is_served_first_and_in_order_of_arrival_where_it_is_equal() -> None:
@@ -61,18 +63,49 @@ def test_an_entry_whose_time_passes_in_the_queue_fails_then_and_is_never_run() -
     assert counted("glassblock_cancelled_total", "late") == before  # its client is still there
 
 
-def test_a_run_that_has_begun_may_outlast_the_timeout() -> None:
+def test_an_entry_whose_time_passes_in_its_run_fails_then_and_its_neighbour_is_answered() -> None:
     run = GatedRun(is_open=False)
 
     async def scenario() -> int:
         async with started(run) as batcher:
-            future = batcher.submit(1, "kind", 3, timeout_s=0.01)
+            first = batcher.submit(0, "kind", 3)
             await until(lambda: run.batches)
-            await asyncio.sleep(0.03)
+            hasty, patient = batcher.submit(1, "kind", 3, timeout_s=0.1), batcher.submit(2, "kind", 3)
+            run.open(1)
+            await first
+            with pytest.raises(DeadlineError, match=f"^{LATE}$"):
+                await asyncio.wait_for(hasty, 1)
             run.open()
-            return (await future).value
+            return (await patient).value
 
-    assert asyncio.run(scenario()) == 10
+    assert asyncio.run(scenario()) == 20
+    assert run.batches == [[0], [1, 2]]
+
+
+def test_a_run_is_told_to_stop_once_nobody_waits_for_it_and_not_before() -> None:
+    run = GatedRun(is_open=False)
+    engine = FakeEngine(run, take_all)
+
+    async def scenario() -> None:
+        batcher: Batcher[int, int] = Batcher("unwanted", ModelMetrics("unwanted", "1"), engine, 60, lambda: None)
+        batcher.start()
+        first = batcher.submit(0, "kind", 3)
+        await until(lambda: run.batches)
+        late, gone = batcher.submit(1, "kind", 3, timeout_s=0.1), batcher.submit(2, "kind", 3)
+        run.open(1)
+        await first
+        await until(lambda: len(run.batches) == 2)
+        batcher.withdraw([gone])
+        assert not engine.jobs[1].stopped.is_set()
+        with pytest.raises(DeadlineError):
+            await late
+        assert engine.jobs[1].stopped.is_set()
+        run.open()
+        assert (await batcher.submit(3, "kind", 3)).value == 30
+        assert not engine.jobs[2].stopped.is_set()
+        batcher.stop()
+
+    asyncio.run(scenario())
 
 
 def test_no_timer_holds_an_entry_that_has_been_answered() -> None:
@@ -81,6 +114,7 @@ def test_no_timer_holds_an_entry_that_has_been_answered() -> None:
             await batcher.submit(1, "kind", 3, timeout_s=3600)
             await asyncio.sleep(0)
             loop = asyncio.get_running_loop()
-            return sum(not timer.cancelled() for timer in loop._scheduled)  # type: ignore[attr-defined]
+            timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+            return sum(timer.when() > loop.time() + 60 for timer in timers)
 
     assert asyncio.run(scenario()) == 0

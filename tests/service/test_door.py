@@ -52,7 +52,8 @@ def test_with_too_many_under_way_a_request_is_refused_before_its_body(models: Pa
             connection.sendall(UNSENT)
             refusal = read_one(connection)
             assert refusal.failure() == IN_FLIGHT
-            assert (refusal.headers["retry-after"], "connection" in refusal.headers) == ("1", False)
+            assert int(refusal.headers["retry-after"]) in {1, 2}
+            assert "connection" not in refusal.headers
             (other,) = exchange(server, UNSENT.replace(b"Content-", b"Expect: 100-continue\r\nContent-"))
             assert (other.failure(), other.headers["connection"]) == (IN_FLIGHT, "close")
             assert httpx.get(f"{server.url}/livez").status_code == 200
@@ -68,7 +69,8 @@ def test_with_a_full_queue_a_request_is_refused_before_its_body_and_other_models
 ) -> None:
     with running(models, tmp_path, FAULTY, max_queued_tokens=100) as server, under_way(server, HELD, 101):
         (answer,) = exchange(server, UNSENT.replace(b"Content-", b"Expect: 100-continue\r\nContent-"))
-        assert (answer.failure(), answer.headers["retry-after"]) == (QUEUE_FULL, "1")
+        assert answer.failure() == QUEUE_FULL
+        assert int(answer.headers["retry-after"]) >= 1
         assert httpx.get(f"{server.url}/v1/models/tiny").status_code == 200
         body = {"hidden_states": [[[0.5] * 512]]}
         assert httpx.post(f"{server.url}/v1/models/head-256/forward", json=body).status_code == 200

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from service.cost import Cost
 from service.manifest import TensorSpec
-from service.padding import MIN_POSITIONS, choose, length_class, pad, unpad
+from service.padding import MIN_POSITIONS, choose, pad, unpad
 from service.tensors import Float32Array, Output, Sequence
 
 HIDDEN_SIZE = 3
@@ -65,38 +66,45 @@ def test_unpad_cuts_query_and_key_axes_alike_and_no_other_axis(sizes: list[int])
         assert (part == row + 1).all()
 
 
-@given(st.lists(lengths, min_size=1, max_size=60), st.integers(2, 4096))
-def test_the_oldest_is_always_chosen_and_indices_ascend_without_repetition(
-    sizes: list[int], max_batch_tokens: int
-) -> None:
-    chosen = choose(sizes, max_batch_tokens)
+costs = st.builds(Cost, st.floats(1e-5, 1e-2), st.floats(1e-7, 1e-3), st.floats(0, 1e-5), st.integers(2, 4096))
+
+
+@given(st.lists(lengths, min_size=1, max_size=60), costs)
+def test_the_first_in_line_is_always_chosen_and_indices_ascend_without_repetition(sizes: list[int], cost: Cost) -> None:
+    chosen = choose(sizes, cost)
     assert chosen[0] == 0
     assert chosen == sorted(set(chosen))
     assert chosen[-1] < len(sizes)
 
 
-@given(st.lists(lengths, min_size=1, max_size=60), st.integers(2, 4096))
-def test_the_padded_area_stays_in_the_budget_unless_the_oldest_alone_exceeds_it(
-    sizes: list[int], max_batch_tokens: int
-) -> None:
-    chosen = choose(sizes, max_batch_tokens)
+@given(st.lists(lengths, min_size=1, max_size=60), costs)
+def test_the_padded_area_stays_in_the_budget_unless_the_first_alone_exceeds_it(sizes: list[int], cost: Cost) -> None:
+    chosen = choose(sizes, cost)
     area = len(chosen) * max(MIN_POSITIONS, *(sizes[index] for index in chosen))
-    assert area <= max_batch_tokens or chosen == [0]
+    assert area <= cost.batch_tokens or chosen == [0]
+
+
+@given(st.lists(lengths, min_size=1, max_size=60), costs)
+def test_a_batch_never_takes_longer_than_its_sequences_one_after_another(sizes: list[int], cost: Cost) -> None:
+    chosen = [max(MIN_POSITIONS, sizes[index]) for index in choose(sizes, cost)]
+    alone_s = sum(cost.seconds(1, length) for length in chosen)
+    assert cost.seconds(len(chosen), max(chosen)) <= alone_s * (1 + 1e-9)
 
 
 @given(st.lists(lengths, min_size=1, max_size=60))
-def test_at_most_half_of_the_padded_area_is_padding(sizes: list[int]) -> None:
-    chosen = [sizes[index] for index in choose(sizes, 10_000)]
-    area = len(chosen) * max(MIN_POSITIONS, *chosen)
-    assert area - sum(chosen) <= area / 2
+def test_with_budget_to_spare_all_of_one_length_share_a_batch(sizes: list[int]) -> None:
+    cost = Cost(start_s=1e-4, token_s=1e-3, pair_s=0, batch_tokens=10**9)  # one position of padding costs ten starts
+    assert choose(sizes, cost) == [index for index, size in enumerate(sizes) if max(size, 2) == max(sizes[0], 2)]
 
 
 @given(st.lists(lengths, min_size=1, max_size=60))
-def test_with_budget_to_spare_nobody_of_the_oldest_ones_class_is_left_behind(sizes: list[int]) -> None:
-    alike = [index for index, length in enumerate(sizes) if length_class(length) == length_class(sizes[0])]
-    assert choose(sizes, 10**9) == alike
+def test_where_a_start_costs_more_than_any_padding_everybody_goes(sizes: list[int]) -> None:
+    cost = Cost(start_s=1e3, token_s=1e-6, pair_s=0, batch_tokens=10**9)
+    assert choose(sizes, cost) == list(range(len(sizes)))
 
 
-def test_classes_meet_at_powers_of_two() -> None:
-    classes = [length_class(length) for length in (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128)]
-    assert classes == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
+def test_of_one_length_who_is_first_in_line_joins_first() -> None:
+    cost = Cost(start_s=1, token_s=1e-3, pair_s=0, batch_tokens=30)
+    assert choose([10, 8, 12, 8, 10], cost) == [0, 1, 4]
+    assert choose([10, 8, 12, 8], cost) == [0, 1, 3]
+    assert choose([10, 30, 9, 9, 9], cost) == [0, 2, 3]

@@ -58,7 +58,7 @@ def test_requests_beyond_max_in_flight_are_shed_at_the_door_and_may_come_again(m
         shed = [answer for answer in answers if answer.status_code == httpx.codes.TOO_MANY_REQUESTS]
         assert shed
         for answer in shed:
-            assert answer.headers["retry-after"] == "1"
+            assert int(answer.headers["retry-after"]) >= 1
             assert_refused(answer, 429, "in_flight", "", "2 requests are under way already; try again in a moment")
         served = [answer.content for answer in answers if answer not in shed]
         assert len(served) >= 2
@@ -76,7 +76,7 @@ def test_requests_that_find_a_full_queue_are_shed_and_the_others_answered(models
         assert 1 <= len(shed) < len(answers)
         message = "more than 4,000 positions wait for this model; try again in a moment"
         for answer in shed:
-            assert answer.headers["retry-after"] == "1"
+            assert int(answer.headers["retry-after"]) >= 1
             assert_refused(answer, 429, "queue_full", "", message)
         assert {answer.status_code for answer in answers if answer not in shed} == {200}
         with server.client() as client:

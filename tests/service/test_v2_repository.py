@@ -69,7 +69,7 @@ def controlled(artifact: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("controlled")
     for name in ("tiny", "minilm"):
         shutil.copytree(artifact(name), folder / "models" / name / "1")
-    with running(folder / "models", folder, model_control=True) as server:
+    with running(folder / "models", folder, model_control=True, max_wait_s=600) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ from tests.service.refusal import assert_refused
 
 LONG = tensor("hidden_states", np.zeros((6, 500, 384), np.float32))
 SHORT = tensor("hidden_states", np.zeros((1, 2, 384), np.float32))
-LATE = "expected a run to begin within the request's timeout, but others were before it"
+LATE = "expected an answer within the request's timeout, but it was not computed by then"
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""What a run costs here: measured at warm-up, and from it which batches pay."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+MEASURE_S = 0.4  # of measuring, after which no further shape is begun
+_ROUNDS = 2
+_SHORT, _LONG = 16, (128, 512)  # lengths measured: in batches of doubling size, and alone
+_PAYS = 0.97  # of the best rate: a batch that reaches it is large enough
+_HAND_OFF_S = 0.0002  # taking, padding and answering a batch, beside its run
+_LEAST_TOKENS = 128  # of a batch, where there was no time to find out
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of a run as start + batch · (length · token + length² · pair), and the largest batch that pays.
+
+    Attributes:
+        start_s: of any run.
+        token_s: of each position, padding counted.
+        pair_s: of each pair of positions of a sequence.
+        batch_tokens: padded positions of a batch, beyond which a larger one is no faster than two.
+    """
+
+    start_s: float
+    token_s: float
+    pair_s: float
+    batch_tokens: int
+
+    def seconds(self, batch_size: int, length: int) -> float:
+        """Of a run of so many sequences, padded to `length` positions."""
+        return self.start_s + batch_size * length * (self.token_s + length * self.pair_s)
+
+
+def measure(run: Callable[[int, int], None], longest: int | None, most_tokens: int) -> Cost:
+    """Runs a few shapes, each more than once, and fits their least times.
+
+    Args:
+        run: a batch of so many sequences of so many positions.
+        longest: positions of a sequence that the model takes; None: any.
+        most_tokens: padded positions of the largest batch that may be formed.
+    """
+    stop_s = time.perf_counter() + MEASURE_S
+    longest = min(longest or max(_LONG), most_tokens)
+    short = min(_SHORT, longest)
+    alone = [(1, length) for length in _LONG if short < length <= longest]
+    doubling = [(1 << power, short) for power in range((most_tokens // short).bit_length())]
+    times: dict[tuple[int, int], float] = {}
+    for shape in (*doubling[:3], *alone[:1], *doubling[3:], *alone[1:]):
+        if len(times) > 1 and time.perf_counter() > stop_s:
+            break
+        times[shape] = min(_clock(run, shape) for _ in range(_ROUNDS))
+    rates = {size * length: size * length / times[size, length] for size, length in doubling if (size, length) in times}
+    enough = next(tokens for tokens, rate in rates.items() if rate >= _PAYS * max(rates.values()))
+    start_s, token_s, pair_s = _fit(times)
+    return Cost(start_s + _HAND_OFF_S, token_s, pair_s, batch_tokens=min(max(enough, _LEAST_TOKENS), most_tokens))
+
+
+def _clock(run: Callable[[int, int], None], shape: tuple[int, int]) -> float:
+    start_s = time.perf_counter()
+    run(*shape)
+    return time.perf_counter() - start_s
+
+
+def _fit(times: dict[tuple[int, int], float]) -> tuple[float, float, float]:
+    """The least squares of relative errors, without negative parts."""
+    rows = np.asarray([(1, size * length, size * length**2) for size, length in times], np.float64)
+    rows /= np.asarray(list(times.values()))[:, None]
+    parts = [0, 1, 2] if len(times) > 2 else [1]
+    while True:
+        found, *_ = np.linalg.lstsq(rows[:, parts], np.ones(len(rows)), rcond=None)
+        if (found >= 0).all() or len(parts) == 1:
+            cost = dict(zip(parts, map(abs, map(float, found)), strict=True))
+            return cost.get(0, 0.0), cost.get(1, 0.0), cost.get(2, 0.0)
+        parts.pop(int(found.argmin()))

@@ -1,0 +1,159 @@
+"""What waits for a run, in order: the event loop puts in, the thread that runs takes out, and no lock is held.
+
+An entry's place is fixed when it comes: its time of arrival, and on top of it seconds for its priority and for what its
+run costs. So who asks for little overtakes who asks for much, and a higher priority a lower one, but only for a time
+that can be told: whoever comes later than an entry's place is behind it for good, so nobody starves.
+"""
+
+import asyncio
+import bisect
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple
+
+from service.engine import Item, Result
+
+PRIORITY_STEP_S = 1.0  # that one priority less may be overtaken for
+PATIENCE = 10.0  # times its own run's cost that an entry may be overtaken for
+_LEARNING, _MOST_PACE = 0.1, 100.0
+_CANDIDATES = 512  # of one kind, first in line, that a batch is chosen from
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[Result]):
+    """One entry's result.
+
+    Attributes:
+        value: what the run gave for the entry.
+        queue_s: seconds from submission to the start of its run.
+        run_s: seconds of its run.
+    """
+
+    value: Result
+    queue_s: float
+    run_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[Item, Result]):
+    """One item that waits, and the future that its answer goes to.
+
+    Attributes:
+        item: what is run.
+        kind: only entries of equal kind share a batch.
+        length: positions.
+        cost_s: predicted seconds of a run of it alone.
+        priority: the least is served first.
+        deadline_s: monotonic time after which nobody wants the answer.
+        future: done as soon as nobody waits for the answer any more.
+        submitted_s: monotonic time of arrival.
+    """
+
+    item: Item
+    kind: Hashable
+    length: int
+    cost_s: float
+    priority: int
+    deadline_s: float
+    future: "asyncio.Future[Answer[Result]]"
+    submitted_s: float
+
+    @property
+    def place(self) -> float:
+        """Its place in line; the least is served first."""
+        return self.submitted_s + PRIORITY_STEP_S * self.priority + PATIENCE * self.cost_s
+
+
+class Load(NamedTuple):
+    """What waits for a model's runs.
+
+    Attributes:
+        tokens: positions.
+        wait_s: predicted seconds until all of it has been run.
+    """
+
+    tokens: int = 0
+    wait_s: float = 0.0
+
+
+class Queue(Generic[Item, Result]):
+    """Entries in order of place.
+
+    Args:
+        choose: from the lengths of entries of one kind, first in line first, to the indices of the next batch.
+        on_gone: told the number of entries that are dropped because their waiter has gone.
+    """
+
+    def __init__(self, choose: Callable[[list[int]], list[int]], on_gone: Callable[[int], None]) -> None:
+        self._choose = choose
+        self._on_gone = on_gone
+        self._inbox: deque[Entry[Item, Result]] = deque()
+        self._line: list[Entry[Item, Result]] = []
+        self._arrived = threading.Event()
+        # Each sum is written by one side alone: `+=` from two threads could lose one.
+        self._tokens_in = self._tokens_out = 0
+        self._seconds_in = self._seconds_out = 0.0
+
+        self._pace = 1.0
+
+    @property
+    def load(self) -> Load:
+        """What waits, at the pace of the last runs."""
+        waiting_s = max(0.0, self._seconds_in - self._seconds_out)
+        return Load(self._tokens_in - self._tokens_out, waiting_s * self._pace)
+
+    def keep_pace(self, batch: list[Entry[Item, Result]], run_s: float) -> None:
+        """Learns how much longer, or shorter, runs take than was predicted of their entries one by one."""
+        if predicted_s := sum(entry.cost_s for entry in batch):
+            self._pace += _LEARNING * (min(run_s / predicted_s, _MOST_PACE) - self._pace)
+
+    def put(self, entry: Entry[Item, Result]) -> None:
+        """Adds an entry; from the event loop."""
+        self._tokens_in += entry.length
+        self._seconds_in += entry.cost_s
+        self._inbox.append(entry)
+        self.wake()
+
+    def wake(self) -> None:
+        """Ends a `wait`, or the next one."""
+        if not self._arrived.is_set():
+            self._arrived.set()
+
+    def wait(self) -> None:
+        """Returns once something has been put in since the last `take`, or someone has called `wake`."""
+        self._arrived.wait()
+
+    def take(self) -> list[Entry[Item, Result]]:
+        """Removes the next batch, empty if nothing waits; entries that nobody waits for are dropped."""
+        self._arrived.clear()
+        while self._inbox:
+            bisect.insort(self._line, self._inbox.popleft(), key=lambda entry: entry.place)
+        now_s = time.monotonic()
+        live = [entry for entry in self._line if not entry.future.done() and entry.deadline_s > now_s]
+        if len(live) < len(self._line):
+            self._drop([entry for entry in self._line if entry.future.done() or entry.deadline_s <= now_s])
+        same = [entry for entry in live if entry.kind == live[0].kind][:_CANDIDATES]
+        batch = [same[index] for index in self._choose([entry.length for entry in same])] if same else []
+        taken = set(map(id, batch))
+        self._line = [entry for entry in live if id(entry) not in taken]
+        self._count_out(batch)
+        return batch
+
+    def drain(self) -> list[Entry[Item, Result]]:
+        """Removes all; when no thread takes any more."""
+        entries, self._line = [*self._line, *self._inbox], []
+        self._inbox.clear()
+        self._count_out(entries)
+        return entries
+
+    def _drop(self, entries: list[Entry[Item, Result]]) -> None:
+        self._count_out(entries)
+        if gone := sum(entry.future.cancelled() for entry in entries):
+            self._on_gone(gone)
+
+    def _count_out(self, entries: list[Entry[Item, Result]]) -> None:
+        self._tokens_out += sum(entry.length for entry in entries)
+        self._seconds_out += sum(entry.cost_s for entry in entries)

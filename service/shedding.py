@@ -1,0 +1,36 @@
+"""Requests refused for the load: the same one may succeed a moment later."""
+
+import math
+import random
+
+from service.errors import GlassblockError, OverloadedError, UnavailableError
+from service.queue import Load
+from service.settings import Settings
+
+SHED_CODES = frozenset({"in_flight", "queue_full"})
+_ERRORS = {429: OverloadedError, 503: UnavailableError}
+
+
+def hold_queue(load: Load, settings: Settings) -> None:
+    """Refuses while too much waits for a model's run, by positions or by the time they are predicted to take.
+
+    Args:
+        load: what waits.
+        settings: the limits.
+
+    Raises:
+        OverloadedError: more than a limit, or UnavailableError where `shed_status` says so.
+    """
+    if load.tokens > settings.max_queued_tokens:
+        message = f"more than {settings.max_queued_tokens:,} positions wait for this model; try again in a moment"
+    elif load.wait_s > settings.max_wait_s:
+        message = f"what waits for this model takes more than {settings.max_wait_s:g} s; try again in a moment"
+    else:
+        return
+    raise shed(message, load.wait_s, settings, code="queue_full")
+
+
+def shed(message: str, wait_s: float, settings: Settings, *, code: str) -> GlassblockError:
+    """Says when to come again: when what waits now will have been run, or up to as long after, not all at once."""
+    retry_s = math.ceil(max(1.0, wait_s) * random.uniform(1, 2))  # noqa: S311 - it need not be unguessable
+    return _ERRORS[settings.shed_status](message, code=code, headers={"Retry-After": str(retry_s)})

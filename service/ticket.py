@@ -1,0 +1,45 @@
+"""The ticket: what a request weighs, held against the limits after the check and before the queue."""
+
+from collections import Counter
+
+from service.errors import IllegalRequestError, SwitchedOffError
+from service.manifest import ModelSpec
+from service.settings import Settings
+from service.tensors import BlockRequest, Tensors
+
+
+def weigh_positions(tensors: Tensors, settings: Settings) -> None:
+    """The ticket's first part, before the check looks at each sequence: at a million of them, that takes seconds.
+
+    Raises:
+        IllegalRequestError: more positions than the limit.
+    """
+    total = sum(map(len, tensors.hidden_states or tensors.input_ids or ()))
+    _weigh("positions in all sequences", total, settings.max_request_tokens, "too_many_tokens")
+
+
+def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded: bool) -> int:
+    """Weighs H·S² of a layer, and the answer as float32 (`padded`: all as long as the longest); returns its bytes.
+
+    Raises:
+        IllegalRequestError: heavier than a limit; says the limit and the weight.
+        SwitchedOffError: a probe was asked for, and the layers' graphs are off.
+    """
+    if settings.layer_graphs == "off" and any(output.layer is not None for output in request.outputs):
+        raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
+    cells = (spec.num_attention_heads or 1) * sum(length**2 for length in request.lengths)
+    _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")
+    # By powers of the length, so that a request of many sequences and many outputs is weighed in no time.
+    powers = Counter[int]()
+    for output in request.outputs:
+        elements, power = spec.tensor(output).growth
+        powers[power] += elements
+    lengths = (max(request.lengths),) * len(request.lengths) if padded else request.lengths
+    size: int = 4 * sum(elements * sum(n**power for n in lengths) for power, elements in powers.items())
+    _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
+    return size
+
+
+def _weigh(what: str, weight: int, limit: int, code: str) -> None:
+    if weight > limit:
+        raise IllegalRequestError(f"expected at most {limit:,} {what}, got {weight:,}", code=code)
