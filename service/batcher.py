@@ -71,14 +71,16 @@ class Batcher(Generic[Item, Result]):
         self._batch: list[Entry[Item, Result]] = []  # taken, and not answered yet
         self._running: _Run[Item, Result] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watching: asyncio.TimerHandle | None = None
         self._closing = False
         self._ended = asyncio.Event()
 
     def start(self) -> None:
         """Starts the thread; answers go to the running event loop."""
         self._loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self._name}").submit(self._work)
-        thread.add_done_callback(lambda done: self._tell(self._work_ended, done))
+        executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self._name}")
+        executor.submit(self._work).add_done_callback(lambda done: self._tell(self._work_ended, done))
+        executor.shutdown(wait=False)  # the thread ends with its work
         self._watch()
 
     def submit(
@@ -147,15 +149,12 @@ class Batcher(Generic[Item, Result]):
 
     def _answer(self, batch: list[Entry[Item, Result]]) -> None:
         error = self._try(batch)
-        if error is None:
-            return
-        if len(batch) == 1:
+        if error is not None and len(batch) == 1:
             self._tell(_fail, batch, error)
-            return
-        for entry in batch:
-            alone = None if entry.future.done() else self._try([entry])
-            if alone is not None:
-                self._tell(_fail, [entry], alone)
+        elif error is not None:
+            for entry in batch:
+                if not entry.future.done():
+                    self._answer([entry])
 
     def _try(self, batch: list[Entry[Item, Result]]) -> GlassblockError | None:
         """Runs a batch and has its entries answered, or returns why it could not."""
@@ -209,7 +208,7 @@ class Batcher(Generic[Item, Result]):
 
     def _watch(self) -> None:
         """Ends a run that takes too long; if it cannot be ended, nothing can be run any more."""
-        if self._loop is None or self._ended.is_set():
+        if self._loop is None:
             return
         if (running := self._running) is not None:
             late_s = time.monotonic() - running.started_s - self._run_timeout_s
@@ -221,7 +220,7 @@ class Batcher(Generic[Item, Result]):
                 message = f"expected a run of at most {self._run_timeout_s:g} s; this one was ended"
                 _fail(running.batch, DeadlineError(message, code="run_timeout"))
                 running.job.stop()
-        self._loop.call_later(WATCH_EVERY_S, self._watch)
+        self._watching = self._loop.call_later(WATCH_EVERY_S, self._watch)
 
     def _work_ended(self, done: "Future[None]") -> None:
         if (error := done.exception()) is not None:
@@ -232,6 +231,8 @@ class Batcher(Generic[Item, Result]):
         """Fails all waiters; told again by the thread once it takes no more, for what it had in hand until then."""
         first = not self._ended.is_set()
         self._ended.set()
+        if self._watching is not None:
+            self._watching.cancel()
         self._queue.wake()
         _fail([*self._batch, *self._queue.drain()], self._gone())
         if died and first:
