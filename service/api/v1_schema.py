@@ -53,6 +53,12 @@ _REQUEST: dict[str, Any] = {
             "items": {"type": "string"},
             "minItems": 1,
         },
+        "timeout_s": {
+            "description": "Seconds within which the runs must begin, else 504; 0: none.",
+            "type": "number",
+            "minimum": 0,
+        },
+        "priority": {"description": "1 is served first, then 2 and so on; 0: 5.", "type": "integer", "minimum": 0},
     },
 }
 _ANSWER: dict[str, Any] = {
@@ -72,7 +78,7 @@ _ANSWER: dict[str, Any] = {
 _BINARY_REQUEST = {
     "description": "safetensors: hidden_states (F32, F16, BF16) [batch, sequence, hidden] or input_ids (I64) "
     "[batch, sequence]; attention_mask (I64, BOOL) [batch, sequence]; sequence_lengths (I64) [batch], absent: all are "
-    "full. __metadata__: text and outputs, each as JSON text.",
+    "full. __metadata__: text, outputs, timeout_s and priority, each as JSON text.",
     "type": "string",
     "format": "binary",
 }

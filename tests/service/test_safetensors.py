@@ -351,12 +351,12 @@ ILLEGAL = {
     "an unknown field": (
         save({}, {"format": "pt"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs - at __metadata__",
+        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
     ),
     "a tensor in a field": (
         save({}, {"hidden_states": "[[[1]]]"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs - at __metadata__",
+        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
     ),
     "outputs of numbers": (
         save({}, {"outputs": "[1]"}),
