@@ -16,7 +16,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-image serve load load-open overload bench bench-peers bench-refusals image clean
+.PHONY: install check test test-long test-image serve load load-open overload bench bench-peers bench-refusals openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -70,6 +70,9 @@ bench-peers: install  ## The same beside other servers, into docs/benchmarks.md;
 
 bench-refusals: install  ## The server's CPU for a refusal at the door: at most 100 µs, the wire's own left out
 	$(BIN)/python -m pytest -m bench -s tests/service/test_refusal_cost.py
+
+openapi: install  ## docs/openapi.json, from the routes
+	$(BIN)/python -m service openapi > docs/openapi.json
 
 image:  ## The container image and its sizes; of the CPU's, at most 250 MB beside base and model
 	$(DOCKER) build --network $(DOCKER_NETWORK) --build-arg PROVIDER=$(PROVIDER) --build-arg TORCH=$(TORCH) -t $(IMAGE) .

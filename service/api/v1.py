@@ -5,15 +5,19 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.api.direct import DirectRoute, describe
+from service.api.document import SERVED, refusals
 from service.api.negotiation import VARY, negotiate
-from service.api.v1_schema import ERRORS, FORWARD
+from service.api.v1_schema import FORWARD
 from service.pipeline import answer
 from service.repository import Model, Repository
 
-router = APIRouter(prefix="/v1", tags=["v1"])
-
-
-forward_router = APIRouter(prefix="/v1", tags=["v1"], route_class=DirectRoute)
+router = APIRouter(prefix="/v1", tags=["v1"], responses=SERVED)
+forward_router = APIRouter(
+    prefix="/v1",
+    tags=["v1"],
+    route_class=DirectRoute,
+    responses=SERVED | refusals(403, 404, 406, 415, 422, 504),
+)
 
 
 @router.get("/models", operation_id="list_models", summary="The models served here")
@@ -27,13 +31,13 @@ async def list_models(request: Request) -> dict[str, Any]:
     "/models/{model}/versions/{version}",
     operation_id="describe_version",
     summary="One version of a model",
-    responses=ERRORS,
+    responses=refusals(404),
 )
 @router.get(
     "/models/{model}",
     operation_id="describe_model",
     summary="One model: its tensors, config, proof and hashes",
-    responses=ERRORS,
+    responses=refusals(404),
 )
 async def describe_model(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
     """What the manifest says, and every address with its axes."""
@@ -56,14 +60,12 @@ async def describe_model(request: Request, model: str, version: str | None = Non
     "/models/{model}/versions/{version}/forward",
     operation_id="forward_version",
     summary="Run a version of the block",
-    responses=ERRORS,
     openapi_extra=FORWARD,
 )
 @forward_router.post(
     "/models/{model}/forward",
     operation_id="forward",
     summary="Run the block",
-    responses=ERRORS,
     openapi_extra=FORWARD,
 )
 async def forward(request: Request, model: str, version: str | None = None) -> Response:

@@ -6,19 +6,6 @@ from service.codec import safetensors
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1}
-_ERROR = {
-    "description": "What was expected, what came and where; never the caller's values.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error", "code", "at", "request_id"],
-                "properties": {name: {"type": "string"} for name in ("error", "code", "at", "request_id")},
-            }
-        }
-    },
-}
-ERRORS: dict[int | str, dict[str, Any]] = {"default": _ERROR}
 _REQUEST: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,

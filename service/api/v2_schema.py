@@ -104,6 +104,21 @@ _ANSWER: dict[str, Any] = {
 }
 _BYTES = {"description": "JSON as long as the header says, then tensors.", "type": "string", "format": "binary"}
 _LENGTH = {"description": "Bytes of JSON before the tensors.", "schema": {"type": "string"}}
+
+
+def _optional(**properties: dict[str, Any]) -> dict[str, Any]:
+    """A body that may be empty, or an object of these fields."""
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+
+
+INDEX = _optional(ready={"description": "Leaves out what is not served.", "type": "boolean"})
+LOAD = _optional(
+    parameters={"description": "Configurations and files are a 501.", "type": "object", "additionalProperties": False}
+)
+UNLOAD = _optional(
+    parameters={"type": "object", "additionalProperties": False, "properties": {"unload_dependents": {}}}
+)
 INFER: dict[str, Any] = {
     "parameters": [
         {
