@@ -4,6 +4,7 @@ from typing import Any
 
 from service.codec import safetensors
 
+_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1}
 _REQUEST: dict[str, Any] = {
@@ -20,7 +21,7 @@ _REQUEST: dict[str, Any] = {
         "input_ids": {
             "description": "int64 [sequence][position], for models with a text front.",
             "type": "array",
-            "items": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+            "items": {"type": "array", "items": _WHOLE, "minItems": 1},
             "minItems": 1,
         },
         "text": {
@@ -44,8 +45,9 @@ _REQUEST: dict[str, Any] = {
             "description": "Seconds within which the runs must begin, else 504; 0: none.",
             "type": "number",
             "minimum": 0,
+            "maximum": 2**63 - 1,
         },
-        "priority": {"description": "1 is served first, then 2 and so on; 0: 5.", "type": "integer", "minimum": 0},
+        "priority": {"description": "1 is served first, then 2 and so on; 0: 5.", **_WHOLE},
     },
 }
 _ANSWER: dict[str, Any] = {

@@ -43,6 +43,7 @@ _ANY = ["GET", "POST"]
 _VERSION = {"parameters": [{"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}]}
 
 
+@router.get("/", include_in_schema=False)  # as the protocol's own document writes it
 @router.get("", operation_id="v2_server", summary="This server")
 async def describe_server() -> dict[str, Any]:
     """Name, version and the protocol's extensions that are here."""

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-_SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 3}
+_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_SHAPE = {"type": "array", "items": _WHOLE | {"minimum": 1}, "minItems": 2, "maxItems": 3}
 _DATA = {
     "description": "Row-major, flat or nested as the shape says.",
     "type": "array",
@@ -13,6 +14,10 @@ _INPUT: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "required": ["name", "shape", "datatype"],
+    "oneOf": [
+        {"required": ["data"], "properties": {"parameters": {"maxProperties": 0}}},
+        {"required": ["parameters"], "properties": {"parameters": {"required": ["binary_data_size"]}, "data": False}},
+    ],
     "properties": {
         "name": {"enum": ["hidden_states", "attention_mask"]},
         "shape": _SHAPE,
@@ -24,9 +29,7 @@ _INPUT: dict[str, Any] = {
         "parameters": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {
-                "binary_data_size": {"description": "Bytes behind the JSON, instead of data.", "type": "integer"}
-            },
+            "properties": {"binary_data_size": {"description": "Bytes behind the JSON, instead of data.", **_WHOLE}},
         },
     },
 }
@@ -56,13 +59,11 @@ _REQUEST: dict[str, Any] = {
             "properties": {
                 "timeout": {
                     "description": "Microseconds within which the run must begin, else 504; 0: none.",
-                    "type": "integer",
-                    "minimum": 0,
+                    **_WHOLE,
                 },
                 "priority": {
                     "description": "1 is served first, then 2 and so on; 0: 5.",
-                    "type": "integer",
-                    "minimum": 0,
+                    **_WHOLE,
                 },
                 "binary_data_output": {
                     "description": "Whether outputs that do not say so themselves come as bytes.",
