@@ -51,7 +51,7 @@ _REQUEST: dict[str, Any] = {
     "additionalProperties": False,
     "required": ["inputs"],
     "properties": {
-        "id": {"description": "Printable ASCII; comes back.", "type": "string", "maxLength": 128},
+        "id": {"description": "Printable ASCII; comes back.", "type": "string", "pattern": "^[ -~]{0,128}$"},
         "model_name": {"description": "If sent, the one in the URL.", "type": "string"},
         "parameters": {
             "type": "object",
