@@ -210,6 +210,13 @@ def test_a_mutated_body_is_refused_or_read_as_the_plainest_reading_reads_it(body
         assert _plain(decode(body)) == wanted
 
 
+def test_a_body_cut_off_at_any_byte_is_unreadable() -> None:
+    for body in SEEDS:
+        for end in range(len(body)):
+            with pytest.raises(UnreadableError):
+                decode(body[:end])
+
+
 @quick
 @given(
     st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), min_size=1, max_size=3)

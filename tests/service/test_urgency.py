@@ -15,25 +15,25 @@ from tests.service.inference import ask, tensor
 from tests.service.refusal import assert_refused, hidden_states, post
 
 LONG = tensor("hidden_states", np.zeros((6, 500, 384), np.float32))
-ROWS = np.zeros((1, 2, 384), np.float32)
+ROWS = np.zeros((1, 64, 384), np.float32)
 SHORT = tensor("hidden_states", ROWS)
 LATE = "expected a run to begin within the request's timeout, but others were before it"
 Ask = Callable[..., httpx.Response]
 
 
-def infer(client: httpx.Client, output: str = "layers.0.query", **urgency: float) -> httpx.Response:
+def infer(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
     """On /v2, whose `timeout` is in microseconds."""
     if "timeout_s" in urgency:
         urgency["timeout"] = int(urgency.pop("timeout_s") * 1e6)
     return ask(client, SHORT, model="minilm.probes", outputs=[{"name": output}], parameters=urgency)
 
 
-def forward(client: httpx.Client, output: str = "layers.0.query", **urgency: float) -> httpx.Response:
+def forward(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
     body = {"hidden_states": ROWS.tolist(), "outputs": [output], **urgency}
     return client.post("/v1/models/minilm/forward", json=body)
 
 
-def forward_bytes(client: httpx.Client, output: str = "layers.0.query", **urgency: float) -> httpx.Response:
+def forward_bytes(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
     fields = {name: orjson.dumps(value).decode() for name, value in {"outputs": [output], **urgency}.items()}
     return post(client, save({"hidden_states": ROWS}, fields), "minilm", content_type="application/x-safetensors")
 
@@ -72,7 +72,7 @@ def test_who_has_priority_is_answered_first(client: httpx.Client, face: Ask) -> 
     finished: list[int] = []
 
     def ask_with(priority: int, probe: str) -> None:  # who asks for other tensors shares no batch
-        assert face(client, f"layers.0.{probe}", priority=priority).status_code == httpx.codes.OK
+        assert face(client, f"layers.5.{probe}", priority=priority).status_code == httpx.codes.OK
         finished.append(priority)
 
     with busy(client):
@@ -119,4 +119,7 @@ def test_any_other_number_is_taken(client: httpx.Client, field: str) -> None:
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "01", "+1", "1" * 30])
 def test_what_is_no_number_of_json_is_unreadable(client: httpx.Client, name: str, value: str) -> None:
     answer = post(client, hidden_states("[[[1,0,0,0,0,0,0,1]]]", f',"{name}":{value}'))
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
+    text = f'{{"parameters":{{"{name.removesuffix("_s")}":{value}}},"inputs":[]}}'
+    answer = client.post("/v2/models/tiny/infer", content=text)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
