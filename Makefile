@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 USERS ?= 8
 TIME ?= 30
 RATE ?= 20
+MINUTES ?= 4
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Docker: DOCKER_NETWORK=host where the engine has no bridge; PROVIDER=cuda for NVIDIA's GPUs.
@@ -16,7 +17,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-image serve load load-open overload bench bench-peers bench-refusals image clean
+.PHONY: install check test test-long test-image fuzz serve load load-open overload bench bench-peers bench-refusals openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -46,6 +47,9 @@ test: install  ## The whole test suite but the long runs
 test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients
 	$(BIN)/python -m pytest -m long
 
+fuzz: install  ## schemathesis over our OpenAPI document and the protocol's, for MINUTES
+	$(BIN)/python -m tests.fuzzing $(MINUTES)
+
 test-image: install image  ## The image, built and run by the engine that docker talks to
 	DOCKER="$(DOCKER)" IMAGE="$(IMAGE)" $(BIN)/python -m pytest -m docker
 
@@ -70,6 +74,9 @@ bench-peers: install  ## The same beside other servers, into docs/benchmarks.md;
 
 bench-refusals: install  ## The server's CPU for a refusal at the door: at most 100 µs, the wire's own left out
 	$(BIN)/python -m pytest -m bench -s tests/service/test_refusal_cost.py
+
+openapi: install  ## docs/openapi.json, from the routes
+	$(BIN)/python -m service openapi > docs/openapi.json
 
 image:  ## The container image and its sizes; of the CPU's, at most 250 MB beside base and model
 	$(DOCKER) build --network $(DOCKER_NETWORK) --build-arg PROVIDER=$(PROVIDER) --build-arg TORCH=$(TORCH) -t $(IMAGE) .

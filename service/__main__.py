@@ -1,7 +1,8 @@
-"""Command line: `serve` (the default), `check` (load all, answer the golden request, exit)."""
+"""Command line: `serve` (the default), `check` (load all, answer the golden request, exit), `openapi`."""
 
 import asyncio
 import contextlib
+import json
 import math
 import os
 import resource
@@ -24,10 +25,11 @@ from service.errors import StartError
 from service.repository import Repository, check_golden
 from service.settings import Settings, read_settings
 
-USAGE = """usage: glassblock-serve [serve | check] [--SETTING VALUE ...]
+USAGE = """usage: glassblock-serve [serve | check | openapi] [--SETTING VALUE ...]
 
-  serve   load the models, listen, answer until SIGTERM (the default)
-  check   load the models, answer each one's golden request, exit 0 if all are right
+  serve    load the models, listen, answer until SIGTERM (the default)
+  check    load the models, answer each one's golden request, exit 0 if all are right
+  openapi  print the API's OpenAPI document
 
 glassblock-serve serve --help lists the settings; each is also an environment variable GLASSBLOCK_*.
 """
@@ -42,13 +44,17 @@ def main() -> None:
         sys.stdout.write(USAGE)
         return
     command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "serve"
-    if command not in {"serve", "check"}:
+    if command not in {"serve", "check", "openapi"}:
         sys.stderr.write(USAGE)
         sys.exit(2)
     try:
         settings = read_settings(arguments)
         if command == "check":
             sys.exit(check(settings))
+        if command == "openapi":
+            json.dump(Application(settings).openapi(), sys.stdout, indent=1)
+            sys.stdout.write("\n")
+            return
         _end(serve(settings))
     except StartError as error:
         _say(str(error))

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from service import __version__, logs
 from service.admission import Door
 from service.api import operations, v1, v2, v2_repository
+from service.api.document import DescribedAPI
 from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import read_keys
@@ -32,6 +33,7 @@ class Application:
 
     Attributes:
         asgi: what the server serves.
+        openapi: gives the API's document.
         lifecycle: written here and by the command line's signal handlers.
         repository: the models.
     """
@@ -49,10 +51,11 @@ class Application:
         self.repository = Repository()
         api = self._api()
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
+        self.openapi = api.openapi
         self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self._load_of, keys))
 
-    def _api(self) -> FastAPI:
-        api = FastAPI(
+    def _api(self) -> DescribedAPI:
+        api = DescribedAPI(
             title="Glassblock",
             version=__version__,
             description="Transformer blocks you can see through.",
@@ -82,7 +85,7 @@ class Application:
         return min((model.batcher.load for model in versions.values()), default=Load())
 
     @asynccontextmanager
-    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+    async def _lifespan(self, _: DescribedAPI) -> AsyncIterator[None]:
         # A daemon thread, so that a stop while loading need not wait for the load.
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._load, args=(loop,), name="load", daemon=True).start()

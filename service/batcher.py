@@ -194,8 +194,7 @@ class Batcher(Generic[Item, Result]):
         for entry, result in zip(run.batch, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(Answer(result, run.started_s - entry.submitted_s, run_s))
-        lengths = [entry.length for entry in run.batch]
-        self._metrics.observe_batch(len(lengths), sum(lengths), max(lengths) * len(lengths), run_s)
+        self._metrics.observe_batch([entry.length for entry in run.batch], run_s)
 
     def _expire(self, entry: Entry[Item, Result]) -> None:
         message = "expected an answer within the request's timeout, but it was not computed by then"

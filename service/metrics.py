@@ -114,12 +114,12 @@ class ModelMetrics:
         for stage, seconds in zip(self._stages, (decode_s, queue_s, run_s, encode_s), strict=True):
             stage.observe(seconds)
 
-    def observe_batch(self, size: int, tokens: int, padded_tokens: int, run_s: float) -> None:
-        """Records one run of a batch."""
+    def observe_batch(self, lengths: list[int], run_s: float) -> None:
+        """Records one run of a batch of sequences of these lengths, padded to the longest."""
         self._run_seconds.observe(run_s)
-        self._batch_size.observe(size)
-        self._tokens.inc(tokens)
-        self._padded_tokens.inc(padded_tokens)
+        self._batch_size.observe(len(lengths))
+        self._tokens.inc(sum(lengths))
+        self._padded_tokens.inc(max(lengths) * len(lengths))
         self._last_run.set_to_current_time()
 
     def observe_failure(self, duration_s: float) -> None:

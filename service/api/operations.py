@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import FileResponse
 
 from service import metrics
+from service.api.document import KEYED, OPEN, Responses
 from service.errors import NotFoundError, UnavailableError
 from service.lifecycle import Lifecycle
 
@@ -13,18 +14,19 @@ router = APIRouter(tags=["operations"])
 
 STATIC = Path(__file__).parent.parent / "static"
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".png": "image/png"}
+_TEXT: Responses = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 _CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
 
-@router.get("/v2/health/live", operation_id="v2_live", summary="The same for the protocol's clients")
-@router.get("/livez", summary="The process answers")
+@router.get("/v2/health/live", operation_id="v2_live", summary="The same for the protocol's clients", responses=OPEN)
+@router.get("/livez", summary="The process answers", responses=OPEN)
 async def live() -> dict[str, bool]:
     """200 as long as the event loop turns."""
     return {"live": True}
 
 
-@router.get("/v2/health/ready", operation_id="v2_ready", summary="The same for the protocol's clients")
-@router.get("/readyz", summary="Requests are served")
+@router.get("/v2/health/ready", operation_id="v2_ready", summary="The same for the protocol's clients", responses=OPEN)
+@router.get("/readyz", summary="Requests are served", responses=OPEN)
 async def ready(request: Request) -> dict[str, bool]:
     """200 once every model is loaded, verified and warm; 503 before that, while draining, and when a model died."""
     lifecycle: Lifecycle = request.app.state.lifecycle
@@ -33,7 +35,7 @@ async def ready(request: Request) -> dict[str, bool]:
     return {"ready": True}
 
 
-@router.get("/metrics", summary="Prometheus metrics")
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=KEYED | _TEXT)
 async def render_metrics() -> Response:
     """Counters and histograms in Prometheus's text format."""
     return Response(metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})

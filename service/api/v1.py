@@ -5,15 +5,19 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.api.direct import DirectRoute, describe
+from service.api.document import SERVED, refusals
 from service.api.negotiation import VARY, negotiate
-from service.api.v1_schema import ERRORS, FORWARD
+from service.api.v1_schema import FORWARD
 from service.pipeline import answer
 from service.repository import Model, Repository
 
-router = APIRouter(prefix="/v1", tags=["v1"])
-
-
-forward_router = APIRouter(prefix="/v1", tags=["v1"], route_class=DirectRoute)
+router = APIRouter(prefix="/v1", tags=["v1"], responses=SERVED)
+forward_router = APIRouter(
+    prefix="/v1",
+    tags=["v1"],
+    route_class=DirectRoute,
+    responses=SERVED | refusals(403, 404, 406, 415, 422, 504),
+)
 
 
 @router.get("/models", operation_id="list_models", summary="The models served here")
@@ -24,20 +28,52 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 
 @router.get(
-    "/models/{model}/versions/{version}",
-    operation_id="describe_version",
-    summary="One version of a model",
-    responses=ERRORS,
-)
-@router.get(
     "/models/{model}",
     operation_id="describe_model",
     summary="One model: its tensors, config, proof and hashes",
-    responses=ERRORS,
+    responses=refusals(404),
 )
-async def describe_model(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+async def describe_model(request: Request, model: str) -> dict[str, Any]:
     """What the manifest says, and every address with its axes."""
-    repository: Repository = request.app.state.repository
+    return _describe(request.app.state.repository, model, None)
+
+
+@router.get(
+    "/models/{model}/versions/{version}",
+    operation_id="describe_version",
+    summary="One version of a model",
+    responses=refusals(404),
+)
+async def describe_version(request: Request, model: str, version: str) -> dict[str, Any]:
+    """As without a version."""
+    return _describe(request.app.state.repository, model, version)
+
+
+@forward_router.post("/models/{model}/forward", operation_id="forward", summary="Run the block", openapi_extra=FORWARD)
+async def forward(request: Request, model: str) -> Response:
+    """The block's output and any tensor inside, by address; see the request's schema."""
+    return await _answer(request, request.app.state.repository.get(model, None))
+
+
+@forward_router.post(
+    "/models/{model}/versions/{version}/forward",
+    operation_id="forward_version",
+    summary="Run a version of the block",
+    openapi_extra=FORWARD,
+)
+async def forward_version(request: Request, model: str, version: str) -> Response:
+    """As without a version."""
+    return await _answer(request, request.app.state.repository.get(model, version))
+
+
+async def _answer(request: Request, found: Model) -> Response:
+    formats = negotiate(request.headers)
+    body: bytes = (await request.receive())["body"]  # whole, by the door; request.body() would copy it
+    data, timings = await answer(found, body, formats, request.app.state.settings, padded=formats.padded)
+    return Response(data, media_type=formats.writes, headers={"Vary": VARY, **describe(found, timings)})
+
+
+def _describe(repository: Repository, model: str, version: str | None) -> dict[str, Any]:
     found = repository.get(model, version)
     spec = found.spec
     versions = sorted(repository.models[spec.name], key=int)
@@ -50,30 +86,6 @@ async def describe_model(request: Request, model: str, version: str | None = Non
         "outputs": _addresses(found),
         "files": {name: file.model_dump() for name, file in spec.files.items()},
     }
-
-
-@forward_router.post(
-    "/models/{model}/versions/{version}/forward",
-    operation_id="forward_version",
-    summary="Run a version of the block",
-    responses=ERRORS,
-    openapi_extra=FORWARD,
-)
-@forward_router.post(
-    "/models/{model}/forward",
-    operation_id="forward",
-    summary="Run the block",
-    responses=ERRORS,
-    openapi_extra=FORWARD,
-)
-async def forward(request: Request, model: str, version: str | None = None) -> Response:
-    """The block's output and any tensor inside, by address; see the request's schema."""
-    repository: Repository = request.app.state.repository
-    found = repository.get(model, version)
-    formats = negotiate(request.headers)
-    body: bytes = (await request.receive())["body"]  # whole, by the door; request.body() would copy it
-    data, timings = await answer(found, body, formats, request.app.state.settings, padded=formats.padded)
-    return Response(data, media_type=formats.writes, headers={"Vary": VARY, **describe(found, timings)})
 
 
 def _summary(model: Model) -> dict[str, Any]:

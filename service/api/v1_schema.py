@@ -4,21 +4,9 @@ from typing import Any
 
 from service.codec import safetensors
 
+_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1}
-_ERROR = {
-    "description": "What was expected, what came and where; never the caller's values.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error", "code", "at", "request_id"],
-                "properties": {name: {"type": "string"} for name in ("error", "code", "at", "request_id")},
-            }
-        }
-    },
-}
-ERRORS: dict[int | str, dict[str, Any]] = {"default": _ERROR}
 _REQUEST: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -33,7 +21,7 @@ _REQUEST: dict[str, Any] = {
         "input_ids": {
             "description": "int64 [sequence][position], for models with a text front.",
             "type": "array",
-            "items": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+            "items": {"type": "array", "items": _WHOLE, "minItems": 1},
             "minItems": 1,
         },
         "text": {
@@ -53,6 +41,13 @@ _REQUEST: dict[str, Any] = {
             "items": {"type": "string"},
             "minItems": 1,
         },
+        "timeout_s": {
+            "description": "Seconds within which the answer must be computed, else 504; 0: none.",
+            "type": "number",
+            "minimum": 0,
+            "maximum": 2**63 - 1,
+        },
+        "priority": {"description": "1 is served first, then 2 and so on; 0: 5.", **_WHOLE},
     },
 }
 _ANSWER: dict[str, Any] = {
@@ -72,7 +67,7 @@ _ANSWER: dict[str, Any] = {
 _BINARY_REQUEST = {
     "description": "safetensors: hidden_states (F32, F16, BF16) [batch, sequence, hidden] or input_ids (I64) "
     "[batch, sequence]; attention_mask (I64, BOOL) [batch, sequence]; sequence_lengths (I64) [batch], absent: all are "
-    "full. __metadata__: text and outputs, each as JSON text.",
+    "full. __metadata__: text, outputs, timeout_s and priority, each as JSON text.",
     "type": "string",
     "format": "binary",
 }

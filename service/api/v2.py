@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from service import __version__
 from service.api.direct import DirectRoute, describe
-from service.api.v1_schema import ERRORS
+from service.api.document import SERVED, refusals
 from service.api.v2_models import Asked, configuration, find, metadata, statistics
 from service.api.v2_schema import INFER
 from service.codec.compression import check_encoding, choose_encoding, deflate, inflate
@@ -19,8 +19,13 @@ from service.errors import UnreadableError, UnsupportedError
 from service.pipeline import answer
 from service.repository import Repository
 
-router = APIRouter(prefix="/v2", tags=["v2"], responses=ERRORS)
-infer_router = APIRouter(prefix="/v2", tags=["v2"], route_class=DirectRoute)
+router = APIRouter(prefix="/v2", tags=["v2"], responses=SERVED)
+infer_router = APIRouter(
+    prefix="/v2",
+    tags=["v2"],
+    route_class=DirectRoute,
+    responses=SERVED | refusals(403, 404, 406, 415, 422, 501, 504),
+)
 
 EXTENSIONS = [
     "binary_tensor_data",
@@ -31,12 +36,14 @@ EXTENSIONS = [
     "schedule_policy",
     "statistics",
 ]
+_NO_MODEL = refusals(404)
 _MAX_LENGTH_DIGITS = 18
 _ANY = ["GET", "POST"]
 # Not a parameter of the functions: FastAPI would take it from the query where the path has none.
 _VERSION = {"parameters": [{"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}]}
 
 
+@router.get("/", include_in_schema=False)  # as the protocol's own document writes it
 @router.get("", operation_id="v2_server", summary="This server")
 async def describe_server() -> dict[str, Any]:
     """Name, version and the protocol's extensions that are here."""
@@ -58,11 +65,17 @@ async def count_all(request: Request) -> dict[str, Any]:
     return {"model_stats": [statistics(one) for one in asked]}
 
 
-@router.get("/models/{model}/stats", operation_id="v2_statistics", summary="Counts and durations of a model")
+@router.get(
+    "/models/{model}/stats",
+    operation_id="v2_statistics",
+    summary="Counts and durations of a model",
+    responses=_NO_MODEL,
+)
 @router.get(
     "/models/{model}/versions/{version}/stats",
     operation_id="v2_version_statistics",
     summary="Those of a version",
+    responses=_NO_MODEL,
     openapi_extra=_VERSION,
 )
 async def count(request: Request, model: str) -> dict[str, Any]:
@@ -70,11 +83,12 @@ async def count(request: Request, model: str) -> dict[str, Any]:
     return {"model_stats": [statistics(_find(request, model))]}
 
 
-@router.get("/models/{model}", operation_id="v2_metadata", summary="A model's inputs and outputs")
+@router.get("/models/{model}", operation_id="v2_metadata", summary="A model's inputs and outputs", responses=_NO_MODEL)
 @router.get(
     "/models/{model}/versions/{version}",
     operation_id="v2_version_metadata",
     summary="Those of a version",
+    responses=_NO_MODEL,
     openapi_extra=_VERSION,
 )
 async def describe_model(request: Request, model: str) -> dict[str, Any]:
@@ -84,11 +98,12 @@ async def describe_model(request: Request, model: str) -> dict[str, Any]:
     return metadata(asked, sorted(repository.models[asked.model.spec.name], key=int))
 
 
-@router.get("/models/{model}/ready", operation_id="v2_model_ready", summary="A model is served")
+@router.get("/models/{model}/ready", operation_id="v2_model_ready", summary="A model is served", responses=_NO_MODEL)
 @router.get(
     "/models/{model}/versions/{version}/ready",
     operation_id="v2_version_ready",
     summary="A version is served",
+    responses=_NO_MODEL,
     openapi_extra=_VERSION,
 )
 async def model_ready(request: Request, model: str) -> dict[str, Any]:
@@ -97,11 +112,12 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
     return {"name": model, "ready": True}
 
 
-@router.get("/models/{model}/config", operation_id="v2_config", summary="A model's configuration")
+@router.get("/models/{model}/config", operation_id="v2_config", summary="A model's configuration", responses=_NO_MODEL)
 @router.get(
     "/models/{model}/versions/{version}/config",
     operation_id="v2_version_config",
     summary="That of a version",
+    responses=_NO_MODEL,
     openapi_extra=_VERSION,
 )
 async def configure(request: Request, model: str) -> dict[str, Any]:
@@ -109,9 +125,7 @@ async def configure(request: Request, model: str) -> dict[str, Any]:
     return configuration(_find(request, model), request.app.state.settings)
 
 
-@infer_router.post(
-    "/models/{model}/infer", operation_id="v2_infer", summary="Run a model", responses=ERRORS, openapi_extra=INFER
-)
+@infer_router.post("/models/{model}/infer", operation_id="v2_infer", summary="Run a model", openapi_extra=INFER)
 async def infer(request: Request, model: str) -> Response:
     """Tensors in, tensors out, each as JSON or as bytes; see docs/protocol.md."""
     return await _answer(request, find(request.app.state.repository, model, None))
@@ -121,7 +135,6 @@ async def infer(request: Request, model: str) -> Response:
     "/models/{model}/versions/{version}/infer",
     operation_id="v2_version_infer",
     summary="Run a version of a model",
-    responses=ERRORS,
     openapi_extra=INFER,
 )
 async def infer_version(request: Request, model: str, version: str) -> Response:

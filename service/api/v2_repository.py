@@ -8,7 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from service.api.v1_schema import ERRORS
+from service.api.document import SERVED, refusals
+from service.api.v2_schema import INDEX, LOAD, UNLOAD
 from service.codec.envelope import kind_of, parse, read_fields, wrong_type
 from service.codec.inference import PROBES
 from service.errors import (
@@ -22,11 +23,13 @@ from service.errors import (
 from service.repository import Model, Repository, find_versions
 from service.settings import Settings
 
-router = APIRouter(prefix="/v2/repository", tags=["v2"], responses=ERRORS)
+router = APIRouter(prefix="/v2/repository", tags=["v2"], responses=SERVED | refusals(422))
 _ONE_AT_A_TIME = asyncio.Lock()  # two loads at once would need the memory of both
 
 
-@router.post("/index", operation_id="v2_index", summary="The models of the models folder, served or not")
+@router.post(
+    "/index", operation_id="v2_index", summary="The models of the models folder, served or not", openapi_extra=INDEX
+)
 async def index(request: Request) -> list[dict[str, str]]:
     """State of every version under both names; `{"ready": true}` leaves out those that are not served."""
     fields = await _read(request, ("ready",))
@@ -44,7 +47,13 @@ async def index(request: Request) -> list[dict[str, str]]:
     ]
 
 
-@router.post("/models/{model}/load", operation_id="v2_load", summary="Load a model, or load it anew")
+@router.post(
+    "/models/{model}/load",
+    operation_id="v2_load",
+    summary="Load a model, or load it anew",
+    responses=refusals(403, 404, 501),
+    openapi_extra=LOAD,
+)
 async def load(request: Request, model: str) -> dict[str, Any]:
     """Every version in the models folder, verified as at the start; an older one answers until the new one can."""
     _hold_control(request, model)
@@ -70,7 +79,13 @@ async def load(request: Request, model: str) -> dict[str, Any]:
     return {}
 
 
-@router.post("/models/{model}/unload", operation_id="v2_unload", summary="Unload a model")
+@router.post(
+    "/models/{model}/unload",
+    operation_id="v2_unload",
+    summary="Unload a model",
+    responses=refusals(403, 404),
+    openapi_extra=UNLOAD,
+)
 async def unload(request: Request, model: str) -> dict[str, Any]:
     """Requests that wait for it are still answered; then its memory is given back."""
     _hold_control(request, model)

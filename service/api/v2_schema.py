@@ -2,7 +2,8 @@
 
 from typing import Any
 
-_SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 3}
+_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_SHAPE = {"type": "array", "items": _WHOLE | {"minimum": 1}, "minItems": 2, "maxItems": 3}
 _DATA = {
     "description": "Row-major, flat or nested as the shape says.",
     "type": "array",
@@ -13,6 +14,10 @@ _INPUT: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "required": ["name", "shape", "datatype"],
+    "oneOf": [
+        {"required": ["data"], "properties": {"parameters": {"maxProperties": 0}}},
+        {"required": ["parameters"], "properties": {"parameters": {"required": ["binary_data_size"]}, "data": False}},
+    ],
     "properties": {
         "name": {"enum": ["hidden_states", "attention_mask"]},
         "shape": _SHAPE,
@@ -24,9 +29,7 @@ _INPUT: dict[str, Any] = {
         "parameters": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {
-                "binary_data_size": {"description": "Bytes behind the JSON, instead of data.", "type": "integer"}
-            },
+            "properties": {"binary_data_size": {"description": "Bytes behind the JSON, instead of data.", **_WHOLE}},
         },
     },
 }
@@ -48,7 +51,7 @@ _REQUEST: dict[str, Any] = {
     "additionalProperties": False,
     "required": ["inputs"],
     "properties": {
-        "id": {"description": "Printable ASCII; comes back.", "type": "string", "maxLength": 128},
+        "id": {"description": "Printable ASCII; comes back.", "type": "string", "pattern": "^[ -~]{0,128}$"},
         "model_name": {"description": "If sent, the one in the URL.", "type": "string"},
         "parameters": {
             "type": "object",
@@ -56,13 +59,11 @@ _REQUEST: dict[str, Any] = {
             "properties": {
                 "timeout": {
                     "description": "Microseconds within which the answer must be computed, else 504; 0: none.",
-                    "type": "integer",
-                    "minimum": 0,
+                    **_WHOLE,
                 },
                 "priority": {
                     "description": "1 is served first, then 2 and so on; 0: 5.",
-                    "type": "integer",
-                    "minimum": 0,
+                    **_WHOLE,
                 },
                 "binary_data_output": {
                     "description": "Whether outputs that do not say so themselves come as bytes.",
@@ -104,6 +105,21 @@ _ANSWER: dict[str, Any] = {
 }
 _BYTES = {"description": "JSON as long as the header says, then tensors.", "type": "string", "format": "binary"}
 _LENGTH = {"description": "Bytes of JSON before the tensors.", "schema": {"type": "string"}}
+
+
+def _optional(**properties: dict[str, Any]) -> dict[str, Any]:
+    """A body that may be empty, or an object of these fields."""
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+
+
+INDEX = _optional(ready={"description": "Leaves out what is not served.", "type": "boolean"})
+LOAD = _optional(
+    parameters={"description": "Configurations and files are a 501.", "type": "object", "additionalProperties": False}
+)
+UNLOAD = _optional(
+    parameters={"type": "object", "additionalProperties": False, "properties": {"unload_dependents": {}}}
+)
 INFER: dict[str, Any] = {
     "parameters": [
         {

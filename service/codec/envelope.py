@@ -11,6 +11,7 @@ from service.errors import IllegalRequestError, UnreadableError, nearest
 
 # Each becomes a Python object before its length can be known: a 16 MiB body of `[],[],…` would be gigabytes of them.
 MAX_LISTS = 2**18
+MAX_TIMEOUT_S = 86_400.0  # longer is as good as none
 _COUNT_BYTES = 2**17  # small enough that the comparison's result stays in the cache
 _KINDS = {
     bool: "a boolean", int: "a number", float: "a number", str: "a string",
@@ -68,6 +69,36 @@ def kind_of(value: Any) -> str:
 def wrong_type(expected: str, value: Any, place: str) -> IllegalRequestError:
     """Says what was expected and the kind of what came."""
     return IllegalRequestError(f"expected {expected}, got {kind_of(value)}", code="wrong_type", at=place)
+
+
+def read_whole(value: Any, place: str, least: int = 0) -> int:
+    """A whole number.
+
+    Raises:
+        IllegalRequestError: something else, or less than `least`.
+    """
+    if type(value) is not int or value < least:
+        message = f"expected a whole number of at least {least}"
+        raise IllegalRequestError(message, code="wrong_type", at=place)
+    return value
+
+
+def as_timeout(seconds: float) -> float | None:
+    """Seconds within which an answer must be computed; 0 stands for None, any time."""
+    return min(seconds, MAX_TIMEOUT_S) or None
+
+
+def read_urgency(fields: dict[str, Any]) -> dict[str, Any]:
+    """`timeout_s` and `priority` as `Tensors` has them, from the fields of these names.
+
+    Raises:
+        IllegalRequestError: no number, or a negative one; a priority that is not whole.
+    """
+    seconds = fields.get("timeout_s", 0)
+    if type(seconds) not in (int, float) or seconds < 0:
+        message = "expected a number of seconds of at least 0"
+        raise IllegalRequestError(message, code="wrong_type", at="timeout_s")
+    return {"timeout_s": as_timeout(seconds), "priority": read_whole(fields.get("priority", 0), "priority")}
 
 
 def count_lists(text: bytes) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.codec.envelope import MAX_LISTS, kind_of, too_many_lists
+from service.codec.envelope import MAX_LISTS, kind_of, read_urgency, too_many_lists
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import Tensors
 
@@ -25,6 +25,7 @@ _GOOD: dict[str, Callable[[Any], bool]] = {
     "input_ids": lambda value: type(value) is int and -(2**63) <= value < 2**63,
     "attention_mask": lambda value: type(value) is bool or (type(value) is int and value in (0, 1)),
 }
+_STRINGS = {"text": "a string or a list of strings", "outputs": "a list of addresses"}
 _LISTS = {"hidden_states": "numbers", "input_ids": "whole numbers", "attention_mask": "0 or 1"}
 
 
@@ -42,11 +43,9 @@ def explain(body: bytes) -> Tensors:
     except orjson.JSONDecodeError:
         raise UnreadableError("expected JSON: the text breaks its grammar", code="invalid_json") from None
     for name, value in fields.items():
-        if value is None:
-            raise _wrong_type(_expected(name), None, name)
         if name in TENSOR_RANK:
             _explain_lists(name, value, TENSOR_RANK[name])
-        else:
+        elif name in _STRINGS:
             _explain_strings(name, value)
     return _from_objects(fields)
 
@@ -60,6 +59,7 @@ def _from_objects(fields: dict[str, Any]) -> Tensors:
             text=None if text is None else (text,) if isinstance(text, str) else tuple(text),
             attention_mask=_each(fields, "attention_mask", lambda mask: np.asarray(mask, np.bool_)),
             outputs=None if fields.get("outputs") is None else tuple(fields["outputs"]),
+            **read_urgency(fields),
         )
 
 
@@ -102,17 +102,13 @@ def _explain_strings(name: str, value: Any) -> None:
     if isinstance(value, str) and name == "text":
         return
     if not isinstance(value, list):
-        raise _wrong_type(_expected(name), value, name)
+        raise _wrong_type(_STRINGS[name], value, name)
     if not value:
         what, code = ("address", "no_outputs") if name == "outputs" else ("sequence", "empty_batch")
         raise IllegalRequestError(f"expected at least one {what}, got an empty list", code=code, at=name)
     for index, item in enumerate(value):
         if not isinstance(item, str):
             raise _wrong_type("a string", item, f"{name}[{index}]")
-
-
-def _expected(name: str) -> str:
-    return {"text": "a string or a list of strings", "outputs": "a list of addresses"}.get(name, "a list of sequences")
 
 
 def _wrong_type(expected: str, value: Any, place: str) -> IllegalRequestError:

@@ -10,11 +10,19 @@ from typing import Any
 
 import simdjson
 
-from service.codec.envelope import MAX_LISTS, count_lists, parse, read_fields, too_many_lists, wrong_type
+from service.codec.envelope import (
+    MAX_LISTS,
+    as_timeout,
+    count_lists,
+    parse,
+    read_fields,
+    read_whole,
+    too_many_lists,
+    wrong_type,
+)
 from service.errors import IllegalRequestError, UnsupportedError
 
 MAX_ID_CHARACTERS = 128
-MAX_TIMEOUT_S = 86_400.0  # longer is as good as none
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 _REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
@@ -97,8 +105,8 @@ def read_head(text: bytes) -> Head:
     return Head(
         _string(fields, "model_name", "") if "model_name" in fields else "",
         _read_id(fields.get("id", "")),
-        min(_whole(parameters.get("timeout", 0), "parameters.timeout") / 1e6, MAX_TIMEOUT_S) or None,
-        _whole(parameters.get("priority", 0), "parameters.priority"),
+        as_timeout(read_whole(parameters.get("timeout", 0), "parameters.timeout") / 1e6),
+        read_whole(parameters.get("priority", 0), "parameters.priority"),
         _flag(parameters, "binary_data_output", "parameters") or False,
         tuple(_read_input(value, f"inputs[{index}]") for index, value in enumerate(inputs)),
         None if outputs is None else tuple(_read_output(value, f"outputs[{i}]") for i, value in enumerate(outputs)),
@@ -114,8 +122,8 @@ def _read_input(value: Any, place: str) -> InputHead:
     if "data" in fields and fields["data"] is None:
         raise wrong_type("a list", None, f"{place}.data")
     sizes = _items(fields.get("shape"), "size", f"{place}.shape")
-    shape = tuple(_whole(size, f"{place}.shape[{axis}]", 1) for axis, size in enumerate(sizes))
-    size_bytes = _whole(parameters.get("binary_data_size", 0), f"{place}.parameters.binary_data_size")
+    shape = tuple(read_whole(size, f"{place}.shape[{axis}]", 1) for axis, size in enumerate(sizes))
+    size_bytes = read_whole(parameters.get("binary_data_size", 0), f"{place}.parameters.binary_data_size")
     name, datatype = _string(fields, "name", place), _string(fields, "datatype", place)
     return InputHead(name, datatype, shape, fields.get("data"), size_bytes, place)
 
@@ -158,13 +166,6 @@ def _string(fields: dict[str, Any], name: str, place: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         raise wrong_type("a string", value, f"{place}.{name}".lstrip("."))
-    return value
-
-
-def _whole(value: Any, place: str, least: int = 0) -> int:
-    if type(value) is not int or value < least:
-        message = f"expected a whole number of at least {least}"
-        raise IllegalRequestError(message, code="wrong_type", at=place)
     return value
 
 

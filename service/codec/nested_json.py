@@ -16,13 +16,21 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.codec import float_text
-from service.codec.envelope import MAX_LISTS, count_lists, not_finite, parse, read_fields, too_many_lists
+from service.codec.envelope import (
+    MAX_LISTS,
+    count_lists,
+    not_finite,
+    parse,
+    read_fields,
+    read_urgency,
+    too_many_lists,
+)
 from service.codec.explain import explain
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
 
 MEDIA_TYPE = "application/json"
 _HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')
-FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs")
+FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs", "timeout_s", "priority")
 
 
 def decode(body: bytes) -> Tensors:
@@ -82,7 +90,7 @@ def _decode_fast(body: bytes) -> Tensors:
     if b"\\" in envelope or found != brackets:
         raise _NotPlainError
     arrays: dict[str, Any] = {name: array for name, (array, _) in tensors.items()}
-    return Tensors(hidden_states=hidden_states, text=text, outputs=outputs, **arrays)
+    return Tensors(hidden_states=hidden_states, text=text, outputs=outputs, **read_urgency(fields), **arrays)
 
 
 def _cut_hidden_states(body: bytes) -> tuple[tuple[Float32Array, ...] | None, bytes]:

@@ -20,7 +20,7 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.codec import nested_json, raw
-from service.codec.envelope import parse, read_fields, wrong_type
+from service.codec.envelope import parse, read_fields, read_whole, wrong_type
 from service.codec.float_text import MAX_SEQUENCES
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
@@ -171,12 +171,7 @@ def _read_sizes(value: Any, names: Sequence[str], place: str, least: int) -> tup
     if len(value) != len(names):
         message = f"expected {len(names)} whole numbers ({', '.join(names)}), got {len(value)}"
         raise IllegalRequestError(message, code="wrong_shape", at=place)
-    sizes: tuple[Any, ...] = tuple(value)
-    for index, size in enumerate(sizes):
-        if type(size) is not int or size < least:
-            message = f"expected a whole number of at least {least}"
-            raise IllegalRequestError(message, code="wrong_type", at=f"{place}[{index}]")
-    return sizes
+    return tuple(read_whole(size, f"{place}[{index}]", least) for index, size in enumerate(value))
 
 
 def _check_places(places: dict[str, _Place], data_bytes: int) -> None:

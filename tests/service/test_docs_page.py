@@ -71,10 +71,12 @@ def test_the_forward_routes_schemas_are_valid_and_hold_of_a_real_request_and_ans
 ) -> None:
     import jsonschema
 
-    operation = client.get("/openapi.json").json()["paths"][route]["post"]
+    document = client.get("/openapi.json").json()
+    operation = document["paths"][route]["post"]
     request_schema = operation["requestBody"]["content"]["application/json"]["schema"]
     answer_schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
-    error_schema = operation["responses"]["default"]["content"]["application/json"]["schema"]
+    assert operation["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("schemas/Refusal")
+    error_schema = document["components"]["schemas"]["Refusal"]
     for schema in (request_schema, answer_schema, error_schema):
         jsonschema.Draft202012Validator.check_schema(schema)
     body = {"hidden_states": [[[0.5] * 8] * 2], "attention_mask": [[1, 0]], "outputs": ["attention_weights"]}

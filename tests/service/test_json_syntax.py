@@ -15,7 +15,7 @@ CONTROL = "expected JSON: a string holds a control character"
 UTF_8 = "expected JSON in UTF-8"
 DEEP = "expected JSON: lists are nested too deep"
 EMPTY = "expected JSON: the body is empty"
-FIELDS = "hidden_states, input_ids, text, attention_mask, outputs"
+FIELDS = "hidden_states, input_ids, text, attention_mask, outputs, timeout_s, priority"
 
 UNREADABLE = {
     "empty": (b"", EMPTY),
@@ -94,7 +94,7 @@ UNKNOWN = {
     "NUL": (b'{"\\u0000":1}', 1, f"; the fields are {FIELDS}"),
     "of 1 MB": (b'{"' + b"k" * 10**6 + b'":1}', 1, f"; the fields are {FIELDS}"),
     "misspelt": (b'{"hiden_states":1}', 1, "; did you mean hidden_states?"),
-    "after a known one": (GOOD[:-1] + b',"timeout":1}', 2, f"; the fields are {FIELDS}"),
+    "after a known one": (GOOD[:-1] + b',"timeout":1}', 2, "; did you mean timeout_s?"),
     "one of 100,000": (b"{" + _keys(100_000) + b"}", 1, f"; the fields are {FIELDS}"),
     "one of 100,000 after a good request": (GOOD[:-1] + b"," + _keys(100_000) + b"}", 2, f"; the fields are {FIELDS}"),
 }

@@ -111,7 +111,7 @@ def _reference(body: bytes) -> dict[str, Any]:
         raise _RefusedError from None
     _need(isinstance(value, dict) and value.keys() <= set(FIELDS))
     read = {name: _FIELD[name](field) for name, field in value.items()}
-    return {name: read.get(name) for name in FIELDS}
+    return {name: read.get(name) for name in FIELDS} | {"priority": read.get("priority", 0)}
 
 
 def _lists(value: Any, element: Any) -> list[Any]:
@@ -142,12 +142,24 @@ def _strings(value: Any) -> list[str]:
     return list(value)
 
 
+def _timeout(value: Any) -> float | None:
+    _need(type(value) in (int, float) and value >= 0)
+    return None if value == 0 else 86_400.0 if value > 86_400 else value
+
+
+def _priority(value: Any) -> int:
+    _need(type(value) is int and value >= 0)
+    return int(value)
+
+
 _FIELD = {
     "hidden_states": _states,
     "input_ids": _ids,
     "attention_mask": _mask,
     "text": lambda value: [value] if isinstance(value, str) else _strings(value),
     "outputs": _strings,
+    "timeout_s": _timeout,
+    "priority": _priority,
 }
 
 
@@ -164,6 +176,7 @@ SEEDS = [
     b'{"input_ids": [[101, 7], [0]], "attention_mask": [[1, 1], [0]]}',
     b'{"text": ["a [b] \\u005b \\"c\\"", "\xc3\xbc"], "outputs": ["x"]}',
     b'{"text":"bare","hidden_states":[[[1.5]]]}',
+    b'{"input_ids":[[1]],"timeout_s":2.5,"outputs":["\\u0061"],"priority":1}',
 ]
 PIECES = [
     *(b"[", b"]", b"{", b"}", b",", b":", b'"', b"\\", b" ", b"0", b"1", b"9", b"-", b".", b"e5", b"null", b"NaN"),
@@ -195,6 +208,13 @@ def test_a_mutated_body_is_refused_or_read_as_the_plainest_reading_reads_it(body
             decode(body)
     else:
         assert _plain(decode(body)) == wanted
+
+
+def test_a_body_cut_off_at_any_byte_is_unreadable() -> None:
+    for body in SEEDS:
+        for end in range(len(body)):
+            with pytest.raises(UnreadableError):
+                decode(body[:end])
 
 
 @quick

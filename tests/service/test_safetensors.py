@@ -116,15 +116,6 @@ def _outcome(body: bytes) -> int:
     return 200
 
 
-def test_any_bit_of_the_header_may_flip() -> None:
-    bits = 8 * (8 + struct.unpack("<Q", GOOD[:8])[0])
-    flipped = (
-        b"".join((GOOD[: bit // 8], bytes([GOOD[bit // 8] ^ 1 << bit % 8]), GOOD[bit // 8 + 1 :]))
-        for bit in range(bits)
-    )
-    assert {_outcome(body) for body in flipped} == {200, 400, 422}
-
-
 PIECES = (
     *(b'"hidden_states"', b'"dtype"', b'"F32"', b'"__metadata__"', b'"outputs"', b'"text"', b'"\\ud800"', b'" "'),
     *(b"null", b"true", b"{}", b"[]", b"[0,0]", b"[[", b"-1", b"1.0", b"1e3", b"18446744073709551615", b"0", b","),
@@ -351,12 +342,12 @@ ILLEGAL = {
     "an unknown field": (
         save({}, {"format": "pt"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs - at __metadata__",
+        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
     ),
     "a tensor in a field": (
         save({}, {"hidden_states": "[[[1]]]"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs - at __metadata__",
+        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
     ),
     "outputs of numbers": (
         save({}, {"outputs": "[1]"}),

@@ -129,8 +129,13 @@ def test_another_method_is_405_and_every_right_one_is_named(client: httpx.Client
     assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "POST"})
 
 
+def test_the_server_describes_itself_with_and_without_a_slash(client: httpx.Client) -> None:
+    assert client.get("/v2/").content == client.get("/v2").content
+
+
 def test_a_version_is_taken_from_the_path_alone(client: httpx.Client) -> None:
-    assert client.get("/v2/models/tiny?version=7").status_code == httpx.codes.OK
+    for face in ("v1", "v2"):
+        assert client.get(f"/{face}/models/tiny?version=7").status_code == httpx.codes.OK
     assert 'in":"query' not in client.get("/openapi.json").text.partition("/v2")[2].partition("/livez")[0]
 
 

@@ -1,0 +1,125 @@
+"""How long a request may wait and who is served first, while a long run keeps the others waiting."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from safetensors.numpy import save
+
+from tests.service.inference import ask, tensor
+from tests.service.refusal import assert_refused, hidden_states, post
+
+LONG = tensor("hidden_states", np.zeros((6, 500, 384), np.float32))
+ROWS = np.zeros((1, 64, 384), np.float32)
+SHORT = tensor("hidden_states", ROWS)
+LATE = "expected an answer within the request's timeout, but it was not computed by then"
+Ask = Callable[..., httpx.Response]
+
+
+def infer(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
+    """On /v2, whose `timeout` is in microseconds."""
+    if "timeout_s" in urgency:
+        urgency["timeout"] = int(urgency.pop("timeout_s") * 1e6)
+    return ask(client, SHORT, model="minilm.probes", outputs=[{"name": output}], parameters=urgency)
+
+
+def forward(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
+    body = {"hidden_states": ROWS.tolist(), "outputs": [output], **urgency}
+    return client.post("/v1/models/minilm/forward", json=body)
+
+
+def forward_bytes(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
+    fields = {name: orjson.dumps(value).decode() for name, value in {"outputs": [output], **urgency}.items()}
+    return post(client, save({"hidden_states": ROWS}, fields), "minilm", content_type="application/x-safetensors")
+
+
+FACES = [infer, forward, forward_bytes]
+
+
+@contextmanager
+def busy(client: httpx.Client) -> Iterator[None]:
+    """Six long sequences wait for MiniLM: several batches one after another."""
+    thread = threading.Thread(target=ask, args=(client, LONG), kwargs={"model": "minilm"})
+    thread.start()
+    deadline_s = time.monotonic() + 10
+    while 'queued_tokens{model="minilm",version="1"} 0.0' in client.get("/metrics").text:
+        assert time.monotonic() < deadline_s
+    yield
+    thread.join()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_request_whose_time_passes_in_the_queue_is_504_at_once(client: httpx.Client, face: Ask) -> None:
+    with busy(client):
+        answer = face(client, timeout_s=0.001)
+    assert_refused(answer, 504, "deadline_exceeded", "", LATE)
+    assert answer.elapsed.total_seconds() < 1
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_timeout_of_0_and_a_long_one_let_a_request_wait(client: httpx.Client, face: Ask) -> None:
+    for timeout_s in (0, 60, 2**43):
+        assert face(client, timeout_s=timeout_s).status_code == httpx.codes.OK
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_who_has_priority_is_answered_first(client: httpx.Client, face: Ask) -> None:
+    finished: list[int] = []
+
+    def ask_with(priority: int, layer: int) -> None:  # who asks for fewer layers shares no batch
+        assert face(client, f"layers.{layer}.query", priority=priority).status_code == httpx.codes.OK
+        finished.append(priority)
+
+    with busy(client):
+        pairs = [(9, 5), (0, 4), (1, 3)]
+        threads = [threading.Thread(target=ask_with, args=pair) for pair in pairs]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.02)
+        for thread in threads:
+            thread.join()
+    assert finished == [1, 0, 9]
+
+
+SECONDS = "expected a number of seconds of at least 0"
+WHOLE = "expected a whole number of at least 0"
+WRONG = {
+    "timeout_s": (SECONDS, ["-1", "-0.5", "-1e-9", '"1"', '"NaN"', "true", "null", "[1]", "{}"]),
+    "priority": (WHOLE, ["-1", "1.0", "0.5", "1e18", '"1"', "true", "null", "[1]", "{}"]),
+}
+PAIRS = [(name, value) for name, (_, values) in WRONG.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), PAIRS)
+def test_what_is_no_such_number_is_refused(client: httpx.Client, name: str, value: str) -> None:
+    for body in (hidden_states("[[[1,0,0,0,0,0,0,1]]]", f',"{name}":{value}'), f'{{"{name}":{value}}}'.encode()):
+        assert_refused(post(client, body), 422, "wrong_type", name, WRONG[name][0])
+    metadata = save({"hidden_states": ROWS[..., :8]}, {name: value})
+    answer = post(client, metadata, content_type="application/x-safetensors")
+    assert_refused(answer, 422, "wrong_type", name, WRONG[name][0])
+
+
+@pytest.mark.parametrize(
+    "field",
+    ['"timeout_s":1e18', '"timeout_s":1000000000000000000', '"timeout_s":5e-324', '"priority":1', '"priority":0'],
+)
+def test_any_other_number_is_taken(client: httpx.Client, field: str) -> None:
+    answer = post(client, hidden_states("[[[1,0,0,0,0,0,0,1]]]", f",{field}"))
+    if answer.status_code != httpx.codes.OK:
+        assert_refused(answer, 504, "deadline_exceeded", "", LATE)
+        assert "e-324" in field  # no run begins as soon as that
+
+
+@pytest.mark.parametrize("name", ["timeout_s", "priority"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "01", "+1", "1" * 30])
+def test_what_is_no_number_of_json_is_unreadable(client: httpx.Client, name: str, value: str) -> None:
+    answer = post(client, hidden_states("[[[1,0,0,0,0,0,0,1]]]", f',"{name}":{value}'))
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
+    text = f'{{"parameters":{{"{name.removesuffix("_s")}":{value}}},"inputs":[]}}'
+    answer = client.post("/v2/models/tiny/infer", content=text)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
