@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
 from service.errors import (
     BodyTooLargeError,
     GlassblockError,
@@ -17,6 +16,7 @@ from service.errors import (
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
 from service.manifest import ModelSpec
+from service.places import Places
 from service.settings import Settings
 from service.tensors import BlockRequest, Tensors
 
@@ -33,6 +33,7 @@ class Door:
         app: the application behind the door.
         settings: the limits.
         lifecycle: read at every request.
+        places: shared with the other faces.
         waiting: positions that wait for the model that a path names, 0 if it names none.
         keys: those that open the door; None opens it for all.
     """
@@ -42,15 +43,16 @@ class Door:
         app: ASGIApp,
         settings: Settings,
         lifecycle: Lifecycle,
+        places: Places,
         waiting: Callable[[str], int],
         keys: ApiKeys | None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._lifecycle = lifecycle
+        self._places = places
         self._waiting = waiting
         self._keys = keys
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or refuses it."""
@@ -81,14 +83,9 @@ class Door:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
             raise _too_large(self._settings)
-        self._hold_in_flight()
+        self._places.hold()
         if scope["method"] == "POST":
             hold_queue(self._waiting(scope["path"]), self._settings)
-
-    def _hold_in_flight(self) -> None:
-        if self._in_flight >= self._settings.max_in_flight:
-            message = f"{self._settings.max_in_flight} requests are under way already; try again in a moment"
-            raise OverloadedError(message, code="in_flight", headers={"Retry-After": "1"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -124,15 +121,12 @@ class Door:
 
     def _take_place(self, scope: Scope) -> None:
         if "under_way" not in scope:
-            self._hold_in_flight()
+            self._places.take()
             scope["under_way"] = True
-            self._in_flight += 1
-            metrics.IN_FLIGHT.set(self._in_flight)
 
     def _leave(self, scope: Scope) -> None:
         if scope.pop("under_way", False):
-            self._in_flight -= 1
-            metrics.IN_FLIGHT.set(self._in_flight)
+            self._places.leave()
 
     async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Runs the application, and cancels it when the client leaves; its place is free before its last byte goes."""

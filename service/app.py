@@ -17,6 +17,7 @@ from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import read_keys
 from service.lifecycle import Lifecycle
+from service.places import Places
 from service.repository import Model, Repository, find_versions, load_model
 from service.settings import Settings
 
@@ -48,7 +49,8 @@ class Application:
         self.repository = Repository()
         api = self._api()
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
-        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self._waiting, keys))
+        places = Places(settings.max_in_flight)
+        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, places, self._waiting, keys))
 
     def _api(self) -> FastAPI:
         api = FastAPI(

@@ -8,10 +8,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service import __version__
 from service.api.direct import DirectRoute, describe
 from service.api.v1_schema import ERRORS
-from service.api.v2_models import Asked, configuration, find, metadata, statistics
+from service.api.v2_models import (
+    Asked,
+    all_statistics,
+    configuration,
+    find,
+    model_metadata,
+    server_metadata,
+    statistics,
+)
 from service.api.v2_schema import INFER
 from service.codec.compression import check_encoding, choose_encoding, deflate, inflate
 from service.codec.inference import HEADER_LENGTH, PROBES, Exchange
@@ -22,15 +29,6 @@ from service.repository import Repository
 router = APIRouter(prefix="/v2", tags=["v2"], responses=ERRORS)
 infer_router = APIRouter(prefix="/v2", tags=["v2"], route_class=DirectRoute)
 
-EXTENSIONS = [
-    "binary_tensor_data",
-    "model_configuration",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "parameters",
-    "schedule_policy",
-    "statistics",
-]
 _MAX_LENGTH_DIGITS = 18
 _ANY = ["GET", "POST"]
 # Not a parameter of the functions: FastAPI would take it from the query where the path has none.
@@ -40,7 +38,7 @@ _VERSION = {"parameters": [{"name": "version", "in": "path", "required": True, "
 @router.get("", operation_id="v2_server", summary="This server")
 async def describe_server() -> dict[str, Any]:
     """Name, version and the protocol's extensions that are here."""
-    return {"name": "glassblock", "version": __version__, "extensions": EXTENSIONS}
+    return server_metadata()
 
 
 @router.get("/models", operation_id="v2_models", summary="The models' names")
@@ -53,9 +51,7 @@ async def list_models(request: Request) -> dict[str, list[str]]:
 @router.get("/models/stats", operation_id="v2_all_statistics", summary="Counts and durations of every model")
 async def count_all(request: Request) -> dict[str, Any]:
     """Of both names of every version."""
-    repository: Repository = request.app.state.repository
-    asked = [Asked(found, probes) for found in repository.all() for probes in (False, True)]
-    return {"model_stats": [statistics(one) for one in asked]}
+    return all_statistics(request.app.state.repository)
 
 
 @router.get("/models/{model}/stats", operation_id="v2_statistics", summary="Counts and durations of a model")
@@ -79,9 +75,7 @@ async def count(request: Request, model: str) -> dict[str, Any]:
 )
 async def describe_model(request: Request, model: str) -> dict[str, Any]:
     """Names, datatypes and shapes, -1 for what a request decides; every output is sent where none is asked for."""
-    repository: Repository = request.app.state.repository
-    asked = _find(request, model)
-    return metadata(asked, sorted(repository.models[asked.model.spec.name], key=int))
+    return model_metadata(_find(request, model), request.app.state.repository)
 
 
 @router.get("/models/{model}/ready", operation_id="v2_model_ready", summary="A model is served")

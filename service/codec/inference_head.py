@@ -96,9 +96,9 @@ def read_head(text: bytes) -> Head:
     outputs = _items(fields["outputs"], "output", "outputs") if "outputs" in fields else None
     return Head(
         _string(fields, "model_name", "") if "model_name" in fields else "",
-        _read_id(fields.get("id", "")),
-        min(_whole(parameters.get("timeout", 0), "parameters.timeout") / 1e6, MAX_TIMEOUT_S) or None,
-        _whole(parameters.get("priority", 0), "parameters.priority"),
+        read_id(fields.get("id", "")),
+        read_timeout(parameters.get("timeout", 0)),
+        whole(parameters.get("priority", 0), "parameters.priority"),
         _flag(parameters, "binary_data_output", "parameters") or False,
         tuple(_read_input(value, f"inputs[{index}]") for index, value in enumerate(inputs)),
         None if outputs is None else tuple(_read_output(value, f"outputs[{i}]") for i, value in enumerate(outputs)),
@@ -114,8 +114,8 @@ def _read_input(value: Any, place: str) -> InputHead:
     if "data" in fields and fields["data"] is None:
         raise wrong_type("a list", None, f"{place}.data")
     sizes = _items(fields.get("shape"), "size", f"{place}.shape")
-    shape = tuple(_whole(size, f"{place}.shape[{axis}]", 1) for axis, size in enumerate(sizes))
-    size_bytes = _whole(parameters.get("binary_data_size", 0), f"{place}.parameters.binary_data_size")
+    shape = tuple(whole(size, f"{place}.shape[{axis}]", 1) for axis, size in enumerate(sizes))
+    size_bytes = whole(parameters.get("binary_data_size", 0), f"{place}.parameters.binary_data_size")
     name, datatype = _string(fields, "name", place), _string(fields, "datatype", place)
     return InputHead(name, datatype, shape, fields.get("data"), size_bytes, place)
 
@@ -137,13 +137,27 @@ def _read_parameters(fields: dict[str, Any], known: Collection[str], place: str,
     return parameters
 
 
-def _read_id(value: Any) -> str:
+def read_id(value: Any) -> str:
+    """An id to be echoed; empty: none.
+
+    Raises:
+        IllegalRequestError: no string, too long, or with characters that do not print.
+    """
     if not isinstance(value, str):
         raise wrong_type("a string", value, "id")
     if len(value) > MAX_ID_CHARACTERS or not (value.isascii() and value.isprintable()):
         message = f"expected at most {MAX_ID_CHARACTERS} printable ASCII characters"
         raise IllegalRequestError(message, code="illegal_id", at="id")
     return value
+
+
+def read_timeout(value: Any) -> float | None:
+    """Seconds out of microseconds; None: none.
+
+    Raises:
+        IllegalRequestError: no whole number of at least 0.
+    """
+    return min(whole(value, "parameters.timeout") / 1e6, MAX_TIMEOUT_S) or None
 
 
 def _items(value: Any, what: str, place: str) -> list[Any]:
@@ -161,7 +175,12 @@ def _string(fields: dict[str, Any], name: str, place: str) -> str:
     return value
 
 
-def _whole(value: Any, place: str, least: int = 0) -> int:
+def whole(value: Any, place: str, least: int = 0) -> int:
+    """A whole number of at least `least`.
+
+    Raises:
+        IllegalRequestError: something else.
+    """
     if type(value) is not int or value < least:
         message = f"expected a whole number of at least {least}"
         raise IllegalRequestError(message, code="wrong_type", at=place)
