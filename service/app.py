@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -15,11 +16,14 @@ from service.admission import Door
 from service.api import operations, v1, v2, v2_repository
 from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
-from service.keys import read_keys
+from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle
 from service.places import Places
 from service.repository import Model, Repository, find_versions, load_model
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.api.grpc import GrpcServer
 
 
 class Application:
@@ -34,6 +38,7 @@ class Application:
         asgi: what the server serves.
         lifecycle: written here and by the command line's signal handlers.
         repository: the models.
+        grpc_port: where gRPC listens, once it does; None: nowhere.
     """
 
     def __init__(
@@ -47,9 +52,11 @@ class Application:
         self._on_failure = on_failure
         self.lifecycle = Lifecycle()
         self.repository = Repository()
+        self.grpc_port: int | None = None
         api = self._api()
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
         places = Places(settings.max_in_flight)
+        self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)
         self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, places, self._waiting, keys))
 
     def _api(self) -> FastAPI:
@@ -75,6 +82,15 @@ class Application:
             api.add_exception_handler(kind, _answer_error)
         return api
 
+    def _make_grpc(self, places: Places, keys: ApiKeys | None) -> "GrpcServer":
+        try:
+            from service.api.grpc import GrpcServer  # noqa: PLC0415 - an extra, and a start is shorter without
+        except ImportError as error:
+            message = f"grpc_port is set, but {error.name} is not installed: install Glassblock with its extra grpc"
+            raise StartError(message) from None
+        load = partial(load_models, self._settings, self._on_death)
+        return GrpcServer(self._settings, self.lifecycle, self.repository, load, places, keys)
+
     def _waiting(self, path: str) -> int:
         """Positions that wait for the model that a path names, as every face does, after /models/."""
         face, _, rest = path.partition("/models/")
@@ -85,9 +101,16 @@ class Application:
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         # A daemon thread, so that a stop while loading need not wait for the load.
-        loop = asyncio.get_running_loop()
-        threading.Thread(target=self._load, args=(loop,), name="load", daemon=True).start()
+        load = threading.Thread(target=self._load, args=(asyncio.get_running_loop(),), name="load", daemon=True)
+        try:
+            if self._grpc:
+                self.grpc_port = await self._grpc.start()
+            load.start()
+        except StartError as error:
+            self._fail(str(error))
         yield
+        if self._grpc:
+            await self._grpc.stop()
         for model in self.repository.all():
             await model.batcher.stop()
 
@@ -108,6 +131,12 @@ class Application:
             self.repository.add(model)
         self.lifecycle.state = "ready"
         self._on_ready(self.repository)
+
+    def close(self) -> None:
+        """Serves nobody new from now on; gRPC's calls under way get the time to finish that HTTP's requests get."""
+        self.lifecycle.state = "closed"
+        if self._grpc:
+            self._grpc.stop()
 
     def _on_death(self) -> None:
         self._fail("a batcher died; see the log")

@@ -15,8 +15,8 @@ from service.errors import IllegalRequestError, UnsupportedError
 
 MAX_ID_CHARACTERS = 128
 MAX_TIMEOUT_S = 86_400.0  # longer is as good as none
-_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
-_REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def read_head(text: bytes) -> Head:
         raise too_many_lists()
     fields = read_fields(document, ("id", "parameters", "inputs", "outputs", "model_name"), "body")
     names = ("timeout", "priority", "binary_data_output")
-    parameters = _read_parameters(fields, names, "parameters", _SEQUENCE)
+    parameters = _read_parameters(fields, names, "parameters", SEQUENCE)
     inputs = _items(fields.get("inputs"), "input", "inputs")
     outputs = _items(fields["outputs"], "output", "outputs") if "outputs" in fields else None
     return Head(
@@ -107,7 +107,7 @@ def read_head(text: bytes) -> Head:
 
 def _read_input(value: Any, place: str) -> InputHead:
     fields = read_fields(value, ("name", "shape", "datatype", "parameters", "data"), place)
-    parameters = _read_parameters(fields, ("binary_data_size",), f"{place}.parameters", _REGION)
+    parameters = _read_parameters(fields, ("binary_data_size",), f"{place}.parameters", REGION)
     if ("data" in fields) == ("binary_data_size" in parameters):
         message = "expected either data or parameters.binary_data_size"
         raise IllegalRequestError(message, code="wrong_data", at=place)
@@ -123,7 +123,7 @@ def _read_input(value: Any, place: str) -> InputHead:
 def _read_output(value: Any, place: str) -> OutputHead:
     fields = read_fields(value, ("name", "parameters"), place)
     where = f"{place}.parameters"
-    parameters = _read_parameters(fields, ("binary_data",), where, ("classification", *_REGION))
+    parameters = _read_parameters(fields, ("binary_data",), where, ("classification", *REGION))
     return OutputHead(_string(fields, "name", place), _flag(parameters, "binary_data", where), place)
 
 
@@ -133,8 +133,13 @@ def _read_parameters(fields: dict[str, Any], known: Collection[str], place: str,
     parameters = read_fields(fields["parameters"], (*known, *lacking), place)
     for name in lacking:
         if name in parameters:
-            raise UnsupportedError(f"this server has no {name}", code="unsupported", at=place)
+            raise lack(name, place)
     return parameters
+
+
+def lack(name: str, place: str) -> UnsupportedError:
+    """A parameter of the protocol that is not here."""
+    return UnsupportedError(f"this server has no {name}", code="unsupported", at=place)
 
 
 def read_id(value: Any) -> str:
