@@ -200,7 +200,7 @@ class Batcher(Generic[Item, Result]):
         """In the thread of runs: one result an item, or what was raised, since StopIteration cannot cross a future."""
         try:
             return [result for _, result in zip(items, self._run(items), strict=True)]
-        except BaseException as error:  # noqa: BLE001 - one of the two places: whatever a run raises, the loop goes on
+        except BaseException as error:  # noqa: BLE001 - one of the three places: whatever a run raises, the loop goes on
             return error
 
     def _explain(self, error: BaseException, batch_size: int) -> GlassblockError:
