@@ -1,6 +1,7 @@
 """Composition root: settings → models → routes; lifespan; the one error handler."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -83,6 +84,7 @@ class Application:
         return api
 
     def _make_grpc(self, places: Places, keys: ApiKeys | None) -> "GrpcServer":
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would write on stderr is said in our own words
         try:
             from service.api.grpc import GrpcServer  # noqa: PLC0415 - an extra, and a start is shorter without
         except ImportError as error:

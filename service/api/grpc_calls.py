@@ -1,6 +1,7 @@
 """What each call of gRPC but ModelInfer gives: the same models in the same words as `/v2`."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,15 @@ def find_named(served: Served, name: str, version: str, place: str) -> Asked:
     Raises:
         NotFoundError: no such model or version; `place` says where.
     """
-    try:
+    with _at(place):
         return find(served.repository, name, version or None)
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """A model that is not found was named here, and not in a path."""
+    try:
+        yield
     except NotFoundError as error:
         error.at = place
         raise
@@ -150,7 +158,8 @@ async def _index(served: Served, request: Any) -> dict[str, Any]:
 async def _load(served: Served, request: Any) -> dict[str, Any]:
     hold_control(served.settings, request.model_name)
     _hold_one_repository(request)
-    await load_anew(served.repository, served.load, request.model_name, request.parameters)
+    with _at("model_name"):
+        await load_anew(served.repository, served.load, request.model_name, request.parameters)
     return {}
 
 
@@ -158,7 +167,8 @@ async def _unload(served: Served, request: Any) -> dict[str, Any]:
     hold_control(served.settings, request.model_name)
     _hold_one_repository(request)
     read_parameters(request.parameters, ("unload_dependents",), "parameters", ())
-    await take_away(served.repository, request.model_name)
+    with _at("model_name"):
+        await take_away(served.repository, request.model_name)
     return {}
 
 

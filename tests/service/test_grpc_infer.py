@@ -238,10 +238,17 @@ def test_an_unknown_model_or_version_is_not_found(caller: Grpc) -> None:
         assert (code, said[-10:]) == ("NOT_FOUND", " - at name")
 
 
-def test_a_message_beyond_the_limit_is_refused_and_counted(caller: Grpc, server: Server) -> None:
-    big = raw(np.zeros((1, 2**19 + 1, 8), np.float32))
-    code, said = caller.failure("ModelInfer", big)
-    assert (code, said[:41]) == ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max ")
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_a_message_beyond_the_limit_is_refused_and_counted(compression: grpc.Compression, server: Server) -> None:
+    request_id = f"too-long-{compression.name}"
+    with Grpc(server.grpc, ("x-request-id", request_id)) as caller:
+        big = raw(np.zeros((1, 2**19 + 1, 8), np.float32)).SerializeToString()
+        send = caller.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        code, said = failure(send.future(big, compression=compression, metadata=caller.metadata))
+    assert code == "RESOURCE_EXHAUSTED"
+    assert said.endswith("essage larger than max") or said.startswith("SERVER: Received message larger than max")
+    (line,) = lines_of(server, request_id)
+    assert (line["status"], line["code"]) == (413, "body_too_large")
 
 
 def test_what_the_models_say_is_what_they_say_over_http(caller: Grpc, client: httpx.Client) -> None:
