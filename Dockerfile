@@ -13,7 +13,7 @@ plain, extras = project["dependencies"], project["optional-dependencies"]; \
 rest = [line for line in plain if not line.startswith(("onnxruntime", "tokenizers"))]; \
 alone = [line for line in plain if line.startswith("tokenizers")]; \
 cpu = [line for line in plain if line.startswith("onnxruntime")]; \
-lists = {"cpu": rest + cpu, "cuda": rest + extras["gpu"], "alone": alone, "export": plain + extras["export"]}; \
+lists = {"cpu": rest + cpu + extras["grpc"], "cuda": rest + extras["gpu"] + extras["grpc"], "alone": alone, "export": plain + extras["export"]}; \
 pathlib.Path("/requirements").mkdir(); \
 [pathlib.Path("/requirements", name).write_text("\n".join(lines)) for name, lines in lists.items()]'
 

@@ -24,14 +24,14 @@ install: $(STAMP)  ## A virtual environment with all that the other targets need
 
 # On Linux a plain torch is gigabytes of CUDA. The CPU build has a version of its own, which pip may already be
 # configured to find; else it comes from PyTorch's own index.
-$(STAMP): pyproject.toml hatch_build.py service/codec/float_text.c
+$(STAMP): pyproject.toml hatch_build.py service/codec/float_text.c service/codec/open_inference.proto
 	$(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" = Linux ]; then \
 	  echo "Installing PyTorch's CPU build"; \
 	  $(BIN)/pip install -q "$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)" --index-url $(TORCH_CPU_INDEX); \
 	fi
 	@echo "Installing Glassblock and its tools"
-	@$(BIN)/pip install -q -e ".[export,load,dev]"
+	@$(BIN)/pip install -q -e ".[export,grpc,load,dev]"
 	@touch $@
 
 check: install  ## Lint, format, types, import rules

@@ -1,6 +1,7 @@
-"""Build hook: compiles service/codec/float_text.c beside itself, for a wheel and for an editable install alike.
+"""Build hook: compiles service/codec/float_text.c, and generates protobuf's classes from open_inference.proto there.
 
-The system's C compiler does it; where there is none, the `ziglang` wheel brings one (Zig's `cc` is Clang).
+Each comes to lie beside its source, for a wheel and for an editable install alike. The system's C compiler does the
+one; where there is none, the `ziglang` wheel brings one (Zig's `cc` is Clang).
 """
 
 import shutil
@@ -14,20 +15,23 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCE = "service/codec/float_text.c"
 LIBRARY = "service/codec/libfloat_text.so"
 FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-shared", "-fPIC", "-s"]
+PROTO = "service/codec/open_inference.proto"
+CLASSES = "service/codec/open_inference_pb2.py"
 
 
 class NativeBuildHook(BuildHookInterface[Any]):
-    """Adds the compiled library to the wheel, which is then of this platform only."""
+    """Adds library and classes to the wheel, which is then of this platform only."""
 
     def dependencies(self) -> list[str]:
-        """What the build needs beside hatchling."""
-        return [] if shutil.which("cc") else ["ziglang>=0.15"]
+        """What the build needs beside hatchling; classes ask for a protobuf as new as their generator's."""
+        return ["grpcio-tools>=1.85,<1.86", *([] if shutil.which("cc") else ["ziglang>=0.15"])]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compiles before the files are collected."""
-        root = Path(self.root)
+        """Compiles and generates before the files are collected."""
         compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
-        subprocess.run([*compiler, *FLAGS, "-o", str(root / LIBRARY), str(root / SOURCE)], check=True)
-        build_data["artifacts"].append(f"/{LIBRARY}")
+        protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
+        for command in ([*compiler, *FLAGS, "-o", LIBRARY, SOURCE], [*protoc, "--python_out=.", PROTO]):
+            subprocess.run(command, cwd=Path(self.root), check=True)
+        build_data["artifacts"] += [f"/{LIBRARY}", f"/{CLASSES}"]
         build_data["infer_tag"] = True
         build_data["pure_python"] = False

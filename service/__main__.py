@@ -116,14 +116,14 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(delay_s, self._close)
 
     def _close(self) -> None:
-        self.application.lifecycle.state = "closed"
+        self.application.close()
         self.should_exit = True
         # Now, and not when uvicorn looks, every 0.1 s: an answer until then would promise to leave its connection open.
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
     def _ready(self, repository: Repository) -> None:
-        print_banner(repository, self._settings, self.port)
+        print_banner(repository, self._settings, self.port, self.application.grpc_port)
 
     def _failed(self, reason: str) -> None:
         _say(reason)

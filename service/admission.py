@@ -5,16 +5,16 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
 from service.errors import (
     BodyTooLargeError,
     GlassblockError,
 )
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
+from service.places import Places
 from service.queue import Load
 from service.settings import Settings
-from service.shedding import SHED_CODES, hold_queue, shed
+from service.shedding import SHED_CODES, hold_queue
 
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # asked by machines
 _ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
@@ -29,6 +29,7 @@ class Door:
         app: the application behind the door.
         settings: the limits.
         lifecycle: read at every request.
+        places: shared with the other faces.
         load_of: what waits for the model that a path names, nothing if it names none.
         keys: those that open the door; None opens it for all.
     """
@@ -38,15 +39,16 @@ class Door:
         app: ASGIApp,
         settings: Settings,
         lifecycle: Lifecycle,
+        places: Places,
         load_of: Callable[[str], Load],
         keys: ApiKeys | None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._lifecycle = lifecycle
+        self._places = places
         self._load_of = load_of
         self._keys = keys
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or refuses it."""
@@ -77,14 +79,9 @@ class Door:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
             raise _too_large(self._settings)
-        self._hold_in_flight()
+        self._places.hold()
         if scope["method"] == "POST":
             hold_queue(self._load_of(scope["path"]), self._settings)
-
-    def _hold_in_flight(self) -> None:
-        if self._in_flight >= self._settings.max_in_flight:
-            message = f"{self._settings.max_in_flight} requests are under way already; try again in a moment"
-            raise shed(message, 1.0, self._settings, code="in_flight")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -120,15 +117,12 @@ class Door:
 
     def _take_place(self, scope: Scope) -> None:
         if "under_way" not in scope:
-            self._hold_in_flight()
+            self._places.take()
             scope["under_way"] = True
-            self._in_flight += 1
-            metrics.IN_FLIGHT.set(self._in_flight)
 
     def _leave(self, scope: Scope) -> None:
         if scope.pop("under_way", False):
-            self._in_flight -= 1
-            metrics.IN_FLIGHT.set(self._in_flight)
+            self._places.leave()
 
     async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Runs the application, and cancels it when the client leaves; its place is free before its last byte goes."""

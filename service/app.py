@@ -1,10 +1,12 @@
 """Composition root: settings → models → routes; lifespan; the one error handler."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
@@ -16,11 +18,15 @@ from service.api import operations, v1, v2, v2_repository
 from service.api.document import DescribedAPI
 from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
-from service.keys import read_keys
+from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle
+from service.places import Places
 from service.queue import Load
 from service.repository import Model, Repository, find_versions, load_model
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.api.grpc import GrpcServer
 
 
 class Application:
@@ -36,6 +42,7 @@ class Application:
         openapi: gives the API's document.
         lifecycle: written here and by the command line's signal handlers.
         repository: the models.
+        grpc_port: where gRPC listens, once it does; None: nowhere.
     """
 
     def __init__(
@@ -49,10 +56,13 @@ class Application:
         self._on_failure = on_failure
         self.lifecycle = Lifecycle()
         self.repository = Repository()
+        self.grpc_port: int | None = None
         api = self._api()
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
         self.openapi = api.openapi
-        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, self._load_of, keys))
+        places = Places(settings)
+        self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)
+        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, places, self._load_of, keys))
 
     def _api(self) -> DescribedAPI:
         api = DescribedAPI(
@@ -77,6 +87,16 @@ class Application:
             api.add_exception_handler(kind, _answer_error)
         return api
 
+    def _make_grpc(self, places: Places, keys: ApiKeys | None) -> "GrpcServer":
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would write on stderr is said in our own words
+        try:
+            from service.api.grpc import GrpcServer  # noqa: PLC0415 - an extra, and a start is shorter without
+        except ImportError as error:
+            message = f"grpc_port is set, but {error.name} is not installed: install Glassblock with its extra grpc"
+            raise StartError(message) from None
+        load = partial(load_models, self._settings, self._on_death)
+        return GrpcServer(self._settings, self.lifecycle, self.repository, load, places, keys)
+
     def _load_of(self, path: str) -> Load:
         """What waits for the model that a path names, as every face does, after /models/; of its versions the least."""
         face, _, rest = path.partition("/models/")
@@ -87,9 +107,16 @@ class Application:
     @asynccontextmanager
     async def _lifespan(self, _: DescribedAPI) -> AsyncIterator[None]:
         # A daemon thread, so that a stop while loading need not wait for the load.
-        loop = asyncio.get_running_loop()
-        threading.Thread(target=self._load, args=(loop,), name="load", daemon=True).start()
+        load = threading.Thread(target=self._load, args=(asyncio.get_running_loop(),), name="load", daemon=True)
+        try:
+            if self._grpc:
+                self.grpc_port = await self._grpc.start()
+            load.start()
+        except StartError as error:
+            self._fail(str(error))
         yield
+        if self._grpc:
+            await self._grpc.stop()
         for model in self.repository.all():
             model.batcher.stop()
 
@@ -110,6 +137,12 @@ class Application:
             self.repository.add(model)
         self.lifecycle.state = "ready"
         self._on_ready(self.repository)
+
+    def close(self) -> None:
+        """Serves nobody new from now on; gRPC's calls under way get the time to finish that HTTP's requests get."""
+        self.lifecycle.state = "closed"
+        if self._grpc:
+            self._grpc.stop()
 
     def _on_death(self) -> None:
         self._fail("a batcher died; see the log")

@@ -19,17 +19,20 @@ _READ_WEIGHTS = (
 _LARGE_HIDDEN_SIZE = 16
 
 
-def print_banner(repository: Repository, settings: Settings, port: int) -> None:
+def print_banner(repository: Repository, settings: Settings, port: int, grpc_port: int | None) -> None:
     """Prints the table of models, URLs, and a curl that works as it stands."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http_host, settings.http_host)  # noqa: S104
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    host = f"[{host}]" if ":" in host else host
+    url = f"http://{host}:{port}"
     table = Table("model", "version", "provider", "layer graphs", "")
     for model in repository.all():
         table.add_row(model.spec.name, model.spec.version, model.provider, _cost(model.spec, settings), "READY")
     console.print(table)
     for name, path in (("API", "/docs"), ("models", "/v1/models"), ("ready", "/readyz"), ("metrics", "/metrics")):
         console.print(f"{name:8}{url}{path}")
+    if grpc_port is not None:
+        console.print(f"gRPC    {host}:{grpc_port}")
     shown = max(repository.all(), key=lambda model: model.spec.text is not None)
     console.print(f"\nTry:\n\n{curl(shown.spec, url)}\n", markup=False)
 

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -123,6 +123,9 @@ def get(name: str) -> Any:
     return structlog.get_logger(name)
 
 
+_access = get("access")
+
+
 class RequestLog:
     """Pure ASGI, outermost: gives every request its id, and leaves one line and one count of it.
 
@@ -131,7 +134,6 @@ class RequestLog:
 
     def __init__(self, app: _ASGIApp) -> None:
         self._app = app
-        self._log = get("access")
 
     async def __call__(
         self,
@@ -144,7 +146,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         start_s = time.perf_counter()
-        scope["request_id"] = request_id = _request_id(scope)
+        scope["request_id"] = request_id = choose_request_id(scope["headers"])
         seen = {"status": CLIENT_GONE, "bytes": 0}
         answered = False
 
@@ -167,25 +169,48 @@ class RequestLog:
                 self._note(scope, seen, time.perf_counter() - start_s)
 
     def _note(self, scope: _Message, seen: dict[str, int], duration_s: float) -> None:
-        quiet = "probe" in scope
-        route = getattr(scope.get("route"), "path", "none")
-        if not quiet:
-            metrics.count_request(route, seen["status"], duration_s, scope.get("error_code"))
-        (self._log.debug if quiet else self._log.info)(
-            "request",
-            request_id=scope["request_id"],
-            method=scope["method"],
-            route=route,
-            status=seen["status"],
-            **({"code": scope["error_code"]} if "error_code" in scope else {}),
-            **({"api_key": scope["api_key"]} if "api_key" in scope else {}),
-            duration_ms=round(duration_s * 1e3, 3),
-            answer_bytes=seen["bytes"],
+        note_request(
+            scope,
+            scope["method"],
+            getattr(scope.get("route"), "path", "none"),
+            seen["status"],
+            duration_s,
+            seen["bytes"],
         )
 
 
-def _request_id(scope: _Message) -> str:
-    for name, value in scope["headers"]:
+def note_request(
+    scope: Mapping[str, Any], method: str, route: str, status: int, duration_s: float, answer_bytes: int
+) -> None:
+    """One line and one count of an answered request; of one that is a probe, a line at debug level alone.
+
+    Args:
+        scope: `request_id`; where there are such, `error_code` and `api_key`; `probe`, if it is one.
+        method: of HTTP, or `gRPC`.
+        route: its template, never its path.
+        status: of HTTP's, also where it went in other words.
+        duration_s: from its head to its answer's last byte.
+        answer_bytes: without the head.
+    """
+    quiet = "probe" in scope
+    if not quiet:
+        metrics.count_request(route, status, duration_s, scope.get("error_code"))
+    (_access.debug if quiet else _access.info)(
+        "request",
+        request_id=scope["request_id"],
+        method=method,
+        route=route,
+        status=status,
+        **({"code": scope["error_code"]} if "error_code" in scope else {}),
+        **({"api_key": scope["api_key"]} if "api_key" in scope else {}),
+        duration_ms=round(duration_s * 1e3, 3),
+        answer_bytes=answer_bytes,
+    )
+
+
+def choose_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's `x-request-id` where that is 1 to 128 of `[A-Za-z0-9._-]`, else a new one."""
+    for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value.decode())
     return f"{_IDS.getrandbits(128):032x}"

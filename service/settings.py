@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     models: Path = Field(Path("models"), description="Folder of models, one NAME/VERSION folder an artifact.")
     http_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of gRPC on the same address; 0 for a free one. Not set, there is none."
+    )
     api_keys_file: Path | None = Field(
         None,
         description="File of NAME:SHA256 lines; where it is set, every route but the open ones asks for a key (401).",

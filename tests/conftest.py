@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of every model in SERVED; tests must leave it as it was."""
     folder = tmp_path_factory.mktemp("server")
     models = link_models(folder / "models", {name: artifacts.artifact(name) for name in SERVED})
-    with running(models, folder) as started:
+    with running(models, folder, grpc_port=0) as started:
         yield started
 
 

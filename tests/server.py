@@ -33,6 +33,11 @@ class Server:
     stdout: Path
     stderr: Path
 
+    @property
+    def grpc(self) -> str:
+        """Where gRPC listens, such as 127.0.0.1:40124."""
+        return str(re.findall(r"gRPC +(\S+)\n", self.stderr.read_text())[0])
+
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
 

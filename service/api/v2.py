@@ -8,10 +8,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service import __version__
 from service.api.direct import DirectRoute, describe
 from service.api.document import SERVED, refusals
-from service.api.v2_models import Asked, configuration, find, metadata, statistics
+from service.api.v2_models import (
+    Asked,
+    all_statistics,
+    configuration,
+    find,
+    model_metadata,
+    server_metadata,
+    statistics,
+)
 from service.api.v2_schema import INFER
 from service.codec.compression import check_encoding, choose_encoding, deflate, inflate
 from service.codec.inference import HEADER_LENGTH, PROBES, Exchange
@@ -27,15 +34,6 @@ infer_router = APIRouter(
     responses=SERVED | refusals(403, 404, 406, 415, 422, 501, 504),
 )
 
-EXTENSIONS = [
-    "binary_tensor_data",
-    "model_configuration",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "parameters",
-    "schedule_policy",
-    "statistics",
-]
 _NO_MODEL = refusals(404)
 _MAX_LENGTH_DIGITS = 18
 _ANY = ["GET", "POST"]
@@ -47,7 +45,7 @@ _VERSION = {"parameters": [{"name": "version", "in": "path", "required": True, "
 @router.get("", operation_id="v2_server", summary="This server")
 async def describe_server() -> dict[str, Any]:
     """Name, version and the protocol's extensions that are here."""
-    return {"name": "glassblock", "version": __version__, "extensions": EXTENSIONS}
+    return server_metadata()
 
 
 @router.get("/models", operation_id="v2_models", summary="The models' names")
@@ -60,9 +58,7 @@ async def list_models(request: Request) -> dict[str, list[str]]:
 @router.get("/models/stats", operation_id="v2_all_statistics", summary="Counts and durations of every model")
 async def count_all(request: Request) -> dict[str, Any]:
     """Of both names of every version."""
-    repository: Repository = request.app.state.repository
-    asked = [Asked(found, probes) for found in repository.all() for probes in (False, True)]
-    return {"model_stats": [statistics(one) for one in asked]}
+    return all_statistics(request.app.state.repository)
 
 
 @router.get(
@@ -93,9 +89,7 @@ async def count(request: Request, model: str) -> dict[str, Any]:
 )
 async def describe_model(request: Request, model: str) -> dict[str, Any]:
     """Names, datatypes and shapes, -1 for what a request decides; every output is sent where none is asked for."""
-    repository: Repository = request.app.state.repository
-    asked = _find(request, model)
-    return metadata(asked, sorted(repository.models[asked.model.spec.name], key=int))
+    return model_metadata(_find(request, model), request.app.state.repository)
 
 
 @router.get("/models/{model}/ready", operation_id="v2_model_ready", summary="A model is served", responses=_NO_MODEL)

@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from typing import Any
 
+from service import __version__
 from service.codec.inference import PROBES, list_outputs
 from service.repository import Model, Repository
 from service.settings import Settings
 
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+]
 PLATFORM = "onnxruntime_onnx"
 _DATATYPES = {"float32": "FP32", "int64": "INT64"}
 
@@ -39,8 +49,17 @@ def find(repository: Repository, name: str, version: str | None) -> Asked:
     return Asked(repository.get(base, version), base != name)
 
 
-def metadata(asked: Asked, versions: list[str]) -> dict[str, Any]:
-    """Names, datatypes and shapes; -1 for sizes that a request decides."""
+def server_metadata() -> dict[str, Any]:
+    """Name, version and the protocol's extensions that are here."""
+    return {"name": "glassblock", "version": __version__, "extensions": EXTENSIONS}
+
+
+def model_metadata(asked: Asked, repository: Repository) -> dict[str, Any]:
+    """Names, datatypes and shapes, -1 for sizes that a request decides; and every version that is served."""
+    return _metadata(asked, sorted(repository.models[asked.model.spec.name], key=int))
+
+
+def _metadata(asked: Asked, versions: list[str]) -> dict[str, Any]:
     spec = asked.model.spec
     outputs = list_outputs(spec, probes=asked.probes)
     return {
@@ -54,7 +73,7 @@ def metadata(asked: Asked, versions: list[str]) -> dict[str, Any]:
 
 def configuration(asked: Asked, settings: Settings) -> dict[str, Any]:
     """As Triton's ModelConfig, where sizes leave the batch out; a request may hold as many sequences as positions."""
-    described = metadata(asked, [])
+    described = _metadata(asked, [])
     return {
         "name": described["name"],
         "platform": PLATFORM,
@@ -65,6 +84,12 @@ def configuration(asked: Asked, settings: Settings) -> dict[str, Any]:
         "output": [_tensor(tensor) for tensor in described["outputs"]],
         "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
     }
+
+
+def all_statistics(repository: Repository) -> dict[str, Any]:
+    """Of both names of every version."""
+    asked = [Asked(found, probes) for found in repository.all() for probes in (False, True)]
+    return {"model_stats": [statistics(one) for one in asked]}
 
 
 def statistics(asked: Asked) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import ctypes
 import gc
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -36,9 +36,13 @@ async def index(request: Request) -> list[dict[str, str]]:
     ready = fields.get("ready", False)
     if type(ready) is not bool:
         raise wrong_type("true or false", ready, "ready")
-    repository: Repository = request.app.state.repository
+    return await list_versions(request.app.state.repository, request.app.state.settings, ready=ready)
+
+
+async def list_versions(repository: Repository, settings: Settings, *, ready: bool) -> list[dict[str, str]]:
+    """Name, version, state and reason of every version under both names; `ready` leaves out those not served."""
     served = {(model.spec.name, model.spec.version) for model in repository.all()}
-    found = served if ready else served | await asyncio.to_thread(_on_disk, request.app.state.settings)
+    found = served if ready else served | await asyncio.to_thread(_on_disk, settings)
     return [
         {"name": name + suffix, "version": version, "state": state, "reason": reason}
         for name, version in sorted(found, key=lambda pair: (pair[0], len(pair[1]), pair[1]))
@@ -56,27 +60,39 @@ async def index(request: Request) -> list[dict[str, str]]:
 )
 async def load(request: Request, model: str) -> dict[str, Any]:
     """Every version in the models folder, verified as at the start; an older one answers until the new one can."""
-    _hold_control(request, model)
+    hold_control(request.app.state.settings, model)
     fields = await _read(request, ("parameters",))
     if kind_of(parameters := fields.get("parameters", {})) != "an object":
         raise wrong_type("an object", parameters, "parameters")
+    await load_anew(request.app.state.repository, request.app.state.load, model, parameters)
+    return {}
+
+
+async def load_anew(
+    repository: Repository, load: Callable[[str], list[Model]], name: str, parameters: Collection[str]
+) -> None:
+    """Loads what the models folder holds under a name, in place of what is served.
+
+    Raises:
+        UnsupportedError: there are parameters, whatever they are.
+        UnavailableError: an artifact is not as it should be.
+        NotFoundError: the folder has no such model.
+    """
     if len(parameters):
         message = "this server loads what is in its models folder, without configurations or files of a request"
         raise UnsupportedError(message, code="unsupported", at="parameters")
-    repository: Repository = request.app.state.repository
     async with _ONE_AT_A_TIME:
         try:
-            models = await asyncio.to_thread(request.app.state.load, model)
+            models = await asyncio.to_thread(load, name)
         except StartError as error:
             raise UnavailableError(str(error), code="not_loaded") from None
         if not models:
             raise NotFoundError("no such model in the models folder", code="unknown_model", at="path")
-        old = repository.remove(model)
+        old = repository.remove(name)
         for one in models:
             one.batcher.start()
             repository.add(one)
         await _end(old)
-    return {}
 
 
 @router.post(
@@ -88,24 +104,31 @@ async def load(request: Request, model: str) -> dict[str, Any]:
 )
 async def unload(request: Request, model: str) -> dict[str, Any]:
     """Requests that wait for it are still answered; then its memory is given back."""
-    _hold_control(request, model)
+    hold_control(request.app.state.settings, model)
     fields = await _read(request, ("parameters",))
     if "parameters" in fields:
         read_fields(fields["parameters"], ("unload_dependents",), "parameters")
-    repository: Repository = request.app.state.repository
-    repository.get(model)
-    await _end(repository.remove(model))
+    await take_away(request.app.state.repository, model)
     return {}
 
 
-def _hold_control(request: Request, name: str) -> None:
+async def take_away(repository: Repository, name: str) -> None:
+    """Serves a model no more, and waits until its requests are answered and its memory is given back.
+
+    Raises:
+        NotFoundError: no such model.
+    """
+    repository.get(name)
+    await _end(repository.remove(name))
+
+
+def hold_control(settings: Settings, name: str) -> None:
     """Refuses where loading and unloading are switched off, and the name that stands for the inside of a model.
 
     Raises:
         SwitchedOffError: the setting is off.
         IllegalRequestError: NAME.probes.
     """
-    settings: Settings = request.app.state.settings
     if not settings.model_control:
         message = "loading and unloading are switched off: see the setting model_control"
         raise SwitchedOffError(message, code="model_control_off")

@@ -75,8 +75,8 @@ class Exchange:
         if head.model not in {"", self.spec.name + PROBES * self.probes}:
             message = "expected the model's name as in the URL, got another one"
             raise IllegalRequestError(message, code="wrong_model", at="model_name")
-        outputs = tuple(output.name for output in self._outputs())
-        inputs = _check_inputs(head.inputs, self.spec)
+        outputs = tuple(output.name for output in asked_outputs(head, self.spec, probes=self.probes))
+        inputs = check_inputs(head.inputs, self.spec)
         data = _find_data(head.inputs, numbers, None if self.header_length is None else memoryview(body)[length:])
         mask = inputs.get("attention_mask")
         return Tensors(
@@ -122,25 +122,35 @@ class Exchange:
         sequence = np.frombuffer(body, STORED["FP32"]).reshape(-1, self.spec.hidden_size)
         return Tensors(hidden_states=(sequence,), outputs=tuple(list_outputs(self.spec, probes=self.probes)))
 
-    def _outputs(self) -> tuple[OutputHead, ...]:
-        """What was asked for, in order; by default all that the metadata lists."""
-        if self._head.outputs is None:
-            return tuple(OutputHead(name, None, "") for name in list_outputs(self.spec, probes=self.probes))
-        for output in self._head.outputs:
-            if not self.probes and output.name != FINAL_OUTPUT and self.spec.aliases.get(output.name) != FINAL_OUTPUT:
-                message = f"expected {FINAL_OUTPUT}: what is inside is an output of model {self.spec.name}{PROBES}"
-                raise IllegalRequestError(message, code="unknown_output", at=f"{output.place}.name")
-        return self._head.outputs
-
     def _binary_keys(self) -> set[str]:
         """Names of the outputs that go as bytes; an address of several layers has become several names."""
         by_default, most = self._head.binary, len(self.spec.layers)
-        wanted = [output.name for output in self._outputs() if output.binary or (output.binary is None and by_default)]
+        asked = asked_outputs(self._head, self.spec, probes=self.probes)
+        wanted = [output.name for output in asked if output.binary or (output.binary is None and by_default)]
         return {key for name in wanted for key in expand((name,), self.spec, most)}
 
 
-def _check_inputs(heads: tuple[InputHead, ...], spec: ModelSpec) -> dict[str, InputHead]:
-    """The inputs by name, each once, known, of a datatype that is taken, their shapes those of one batch."""
+def asked_outputs(head: Head, spec: ModelSpec, *, probes: bool) -> tuple[OutputHead, ...]:
+    """What was asked for, in order; by default all that the metadata lists.
+
+    Raises:
+        IllegalRequestError: something inside a model that was not asked as NAME.probes.
+    """
+    if head.outputs is None:
+        return tuple(OutputHead(name, None, "") for name in list_outputs(spec, probes=probes))
+    for output in head.outputs:
+        if not probes and output.name != FINAL_OUTPUT and spec.aliases.get(output.name) != FINAL_OUTPUT:
+            message = f"expected {FINAL_OUTPUT}: what is inside is an output of model {spec.name}{PROBES}"
+            raise IllegalRequestError(message, code="unknown_output", at=f"{output.place}.name")
+    return head.outputs
+
+
+def check_inputs(heads: tuple[InputHead, ...], spec: ModelSpec) -> dict[str, InputHead]:
+    """The inputs by name, each once, known, of a datatype that is taken, their shapes those of one batch.
+
+    Raises:
+        IllegalRequestError: one is not; says where.
+    """
     found: dict[str, InputHead] = {}
     for head in heads:
         if head.name not in _DATATYPES:

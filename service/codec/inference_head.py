@@ -23,8 +23,8 @@ from service.codec.envelope import (
 from service.errors import IllegalRequestError, UnsupportedError
 
 MAX_ID_CHARACTERS = 128
-_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
-_REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,13 @@ def read_head(text: bytes) -> Head:
         raise too_many_lists()
     fields = read_fields(document, ("id", "parameters", "inputs", "outputs", "model_name"), "body")
     names = ("timeout", "priority", "binary_data_output")
-    parameters = _read_parameters(fields, names, "parameters", _SEQUENCE)
+    parameters = _read_parameters(fields, names, "parameters", SEQUENCE)
     inputs = _items(fields.get("inputs"), "input", "inputs")
     outputs = _items(fields["outputs"], "output", "outputs") if "outputs" in fields else None
     return Head(
         _string(fields, "model_name", "") if "model_name" in fields else "",
-        _read_id(fields.get("id", "")),
-        as_timeout(read_whole(parameters.get("timeout", 0), "parameters.timeout") / 1e6),
+        read_id(fields.get("id", "")),
+        read_timeout(parameters.get("timeout", 0)),
         read_whole(parameters.get("priority", 0), "parameters.priority"),
         _flag(parameters, "binary_data_output", "parameters") or False,
         tuple(_read_input(value, f"inputs[{index}]") for index, value in enumerate(inputs)),
@@ -115,7 +115,7 @@ def read_head(text: bytes) -> Head:
 
 def _read_input(value: Any, place: str) -> InputHead:
     fields = read_fields(value, ("name", "shape", "datatype", "parameters", "data"), place)
-    parameters = _read_parameters(fields, ("binary_data_size",), f"{place}.parameters", _REGION)
+    parameters = _read_parameters(fields, ("binary_data_size",), f"{place}.parameters", REGION)
     if ("data" in fields) == ("binary_data_size" in parameters):
         message = "expected either data or parameters.binary_data_size"
         raise IllegalRequestError(message, code="wrong_data", at=place)
@@ -131,7 +131,7 @@ def _read_input(value: Any, place: str) -> InputHead:
 def _read_output(value: Any, place: str) -> OutputHead:
     fields = read_fields(value, ("name", "parameters"), place)
     where = f"{place}.parameters"
-    parameters = _read_parameters(fields, ("binary_data",), where, ("classification", *_REGION))
+    parameters = _read_parameters(fields, ("binary_data",), where, ("classification", *REGION))
     return OutputHead(_string(fields, "name", place), _flag(parameters, "binary_data", where), place)
 
 
@@ -141,17 +141,36 @@ def _read_parameters(fields: dict[str, Any], known: Collection[str], place: str,
     parameters = read_fields(fields["parameters"], (*known, *lacking), place)
     for name in lacking:
         if name in parameters:
-            raise UnsupportedError(f"this server has no {name}", code="unsupported", at=place)
+            raise lack(name, place)
     return parameters
 
 
-def _read_id(value: Any) -> str:
+def lack(name: str, place: str) -> UnsupportedError:
+    """A parameter of the protocol that is not here."""
+    return UnsupportedError(f"this server has no {name}", code="unsupported", at=place)
+
+
+def read_id(value: Any) -> str:
+    """An id to be echoed; empty: none.
+
+    Raises:
+        IllegalRequestError: no string, too long, or with characters that do not print.
+    """
     if not isinstance(value, str):
         raise wrong_type("a string", value, "id")
     if len(value) > MAX_ID_CHARACTERS or not (value.isascii() and value.isprintable()):
         message = f"expected at most {MAX_ID_CHARACTERS} printable ASCII characters"
         raise IllegalRequestError(message, code="illegal_id", at="id")
     return value
+
+
+def read_timeout(value: Any) -> float | None:
+    """Seconds out of microseconds; None: none.
+
+    Raises:
+        IllegalRequestError: no whole number of at least 0.
+    """
+    return as_timeout(read_whole(value, "parameters.timeout") / 1e6)
 
 
 def _items(value: Any, what: str, place: str) -> list[Any]:

@@ -97,7 +97,7 @@ def read_hidden_states(head: InputHead, data: Any) -> tuple[Float32Array, ...]:
     if data.nested:
         _check_nesting(data.arrays, head)
         return tuple(_round(array, head.datatype) for array in data.arrays)
-    _check_count(data.arrays[0].size, math.prod(head.shape), f"{head.place}.data")
+    check_count(data.arrays[0].size, math.prod(head.shape), f"{head.place}.data")
     return tuple(_round(data.arrays[0], head.datatype).reshape(head.shape))
 
 
@@ -144,7 +144,7 @@ def _collect(
 ) -> list[Any]:
     if not isinstance(value, simdjson.Array):
         raise wrong_type("a list", value, place)
-    _check_count(len(value), lengths[0], place)
+    check_count(len(value), lengths[0], place)
     if len(lengths) > 1:
         lists = (_collect(item, lengths[1:], fit, expected, f"{place}[{i}]") for i, item in enumerate(value))
         return [element for found in lists for element in found]
@@ -166,13 +166,18 @@ def _are_mask(items: list[Any]) -> bool:
 
 def _check_nesting(arrays: tuple[Float32Array, ...], head: InputHead) -> None:
     place = f"{head.place}.data"
-    _check_count(len(arrays), head.shape[0], place)
+    check_count(len(arrays), head.shape[0], place)
     for index, array in enumerate(arrays):
-        _check_count(len(array), head.shape[1], f"{place}[{index}]")
-        _check_count(array.shape[1], head.shape[2], f"{place}[{index}][0]")
+        check_count(len(array), head.shape[1], f"{place}[{index}]")
+        check_count(array.shape[1], head.shape[2], f"{place}[{index}][0]")
 
 
-def _check_count(found: int, expected: int, place: str) -> None:
+def check_count(found: int, expected: int, place: str) -> None:
+    """As many elements as a shape says.
+
+    Raises:
+        IllegalRequestError: more or fewer.
+    """
     if found != expected:
         message = f"expected {expected} elements, as the shape says, got {found}"
         raise IllegalRequestError(message, code="wrong_shape", at=place)
