@@ -128,15 +128,7 @@ def test_a_second_signal_ends_the_process_at_once_with_another_exit_code(models:
 def test_sigterm_while_loading_ends_the_process_with_exit_code_0(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        FAULTY,
-        "serve",
-        f"--models={models}",
-        f"--http-port={port}",
-        "--layer-graphs=eager",
-    ]
+    words = ["serve", f"--models={models}", f"--http-port={port}", "--layer-graphs=eager"]
     environment = {**os.environ, "FAULT": "loading"}
     command = [sys.executable, "-m", FAULTY, *words]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
