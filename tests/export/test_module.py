@@ -6,7 +6,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from export.artifact import Place, write_artifact
+from export.artifact import write_artifact
+from export.place import Place
 from export.sources import module
 from tests import artifacts
 

@@ -1,4 +1,4 @@
-"""Uvicorn with an application that does nothing but answer; its words are a port, and what it says of its connection."""
+"""Uvicorn with an application that only answers; its words are a port, and what it says of its connection."""
 
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
