@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import GlassblockError, IllegalRequestError, UnavailableError
@@ -177,7 +177,6 @@ def test_a_loop_that_dies_with_a_batch_in_hand_fails_that_batch_too(monkeypatch:
 FATES = ("good", "good", "good", "fails", "out of memory", "gone early", "gone late")
 
 
-@settings(max_examples=120, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(FATES), st.integers(0, 2), st.integers(1, 70), st.booleans()), min_size=1, max_size=24
