@@ -41,7 +41,7 @@ check: install  ## Lint, format, types, import rules
 
 test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m tests.artifacts
-	$(BIN)/python -m pytest -n 3 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n 3 $(TESTS)
 
 test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples
 	$(BIN)/python -m pytest -m "long or thorough or hypothesis" --hypothesis-profile thorough --timeout 600
