@@ -42,10 +42,10 @@ check: install  ## Lint, format, types, import rules
 
 test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m tests.artifacts
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 3 $(TESTS)
 
-test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients
-	$(BIN)/python -m pytest -m long
+test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples
+	$(BIN)/python -m pytest -m "long or thorough or hypothesis" --hypothesis-profile thorough --timeout 600
 
 fuzz: install  ## schemathesis over our OpenAPI document and the protocol's, for MINUTES
 	$(BIN)/python -m tests.fuzzing $(MINUTES)

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from export import ExportError
-from export.artifact import Place, write_artifact
 from export.options import Options, make_source
+from export.place import Place
 from export.proof import ParityError, Proof
 from export.report import Steps, parity_table
 from export.sources.minilm import PackageMissingError
@@ -75,6 +75,8 @@ def _export(options: Options, place: Place, console: Console, *, overwrite: bool
     if place.folder.exists() and not overwrite:
         raise ExportError(f"{place.folder} exists already; give another --version, or --overwrite")
     source = make_source(options)
+    from export.artifact import write_artifact  # noqa: PLC0415 - torch, not before the options are known to be good
+
     try:
         with Steps(console, source) as step:
             proof = write_artifact(source, place, step, overwrite=overwrite)

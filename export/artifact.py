@@ -3,52 +3,22 @@
 import json
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 from export import ExportError, onnx_file, parity, probes
 from export.golden import make_golden
+from export.place import Place, file_sha256
 from export.proof import Proof
 from export.sources import Source
-from export.sources.weights import file_sha256
 from export.trace import OPSET, Step
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a version goes: models/NAME/VERSION.
-
-    Raises:
-        ExportError: A name or version that is not allowed.
-    """
-
-    models: Path
-    name: str
-    version: str = "1"
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ExportError(
-                f"--name {self.name!r} must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit"
-            )
-        if not _VERSION.fullmatch(self.version):
-            raise ExportError(f"--version {self.version!r} must be a whole number from 1 to 999999999")
-
-    @property
-    def folder(self) -> Path:
-        """The version folder."""
-        return self.models / self.name / self.version
 
 
 def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool = False) -> Proof:

@@ -10,6 +10,8 @@ Norm = Literal["none", "layer"]
 Placement = Literal["pre", "post"]
 Activation = Literal["relu", "gelu", "gelu_tanh"]
 Mask = Literal["bidirectional", "causal"]
+# What the state dict of a PyTorch encoder does not tell.
+TOLD = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from export import ExportError
-from export.config import StackConfig
-from export.sources import Source, bert, glassblock, minilm, module, random, torch_encoder
+from export.config import TOLD, StackConfig
+from export.sources import Source, minilm
 
 _SHAPE = (
     "hidden_size", "num_attention_heads", "head_dim", "value_head_dim", "intermediate_size", "num_layers",
@@ -48,15 +49,16 @@ class Options:
 
 # Each source: what it takes beside --name and the like, and how it is made.
 _TAKES: dict[str, tuple[set[str], Callable[[Options], Source]]] = {
-    "bert": ({"origin", "layers"}, lambda o: bert.load(_path(o), o.layers)),
-    "glassblock": ({"origin", "config", "bias", *_SHAPE}, lambda o: glassblock.load(_path(o), _stack_config(o))),
+    "bert": ({"origin", "layers"}, lambda o: _load("bert", _path(o), o.layers)),
+    "glassblock": ({"origin", "config", "bias", *_SHAPE}, lambda o: _load("glassblock", _path(o), _stack_config(o))),
     "minilm": (
         {"layers", "cache"},
-        lambda o: bert.load(minilm.folder(o.cache or minilm.CACHE), o.layers, minilm.REFERENCE),
+        lambda o: _load("bert", minilm.folder(o.cache or minilm.CACHE), o.layers, minilm.REFERENCE),
     ),
     "module": (
         {"origin", "weights", "arguments", "hidden_size", "max_sequence_length"},
-        lambda o: module.load(
+        lambda o: _load(
+            "module",
             _origin(o, "the import path, as my_package:MyBlock"),
             weights=o.weights,
             arguments=read_json(o.arguments) if o.arguments else {},
@@ -64,12 +66,18 @@ _TAKES: dict[str, tuple[set[str], Callable[[Options], Source]]] = {
             max_sequence_length=o.max_sequence_length,
         ),
     ),
-    "random": ({"config", "seed", "bias", *_SHAPE}, lambda o: random.load(_stack_config(o), o.seed or 0)),
+    "random": ({"config", "seed", "bias", *_SHAPE}, lambda o: _load("random", _stack_config(o), o.seed or 0)),
     "torch_encoder": (
-        {"origin", "layers", "config", *torch_encoder.TELLS},
-        lambda o: torch_encoder.load(_path(o), _asked(o, torch_encoder.TELLS), o.layers),
+        {"origin", "layers", "config", *TOLD},
+        lambda o: _load("torch_encoder", _path(o), _asked(o, TOLD), o.layers),
     ),
 }
+
+
+def _load(source: str, *arguments: Any, **named: Any) -> Source:
+    """A source's own `load`, imported when all that it is given is known to be good: torch takes seconds."""
+    made: Source = import_module(f"export.sources.{source}").load(*arguments, **named)
+    return made
 
 
 def make_source(options: Options) -> Source:

@@ -1,10 +1,15 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use; how long property tests look, and which tests run in one process."""
 
+import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests import artifacts
 from tests.server import Server, link_models, running
@@ -25,6 +30,36 @@ SERVED = (
     "head-256",
     "causal-final-norm",
 )
+ROOT = Path(__file__).parent.parent
+
+# `make test` and, of the same tests, `make test-long`.
+settings.register_profile(
+    "quick", max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1500)
+settings.load_profile("quick")
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
+    """Files that need the same costly thing run in one process: the exporter's torch, or `server` with all models."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _need(super()._split_scope(nodeid))
+
+
+@functools.cache
+def _need(file: str) -> str:
+    if file.startswith("tests/export/"):
+        return "torch"
+    text = (ROOT / file).read_text(encoding="utf-8")
+    own = "running(" in text
+    return file if own or not re.search(r"\b(server: Server|client: httpx\.Client|unharmed:)", text) else "server"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Takes the place of `--dist`."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+from hypothesis import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server import Server
 
 CLIENTS = 16
+ROUNDS = 6 if settings.get_current_profile_name() == "thorough" else 1
 
 
 class Case:
@@ -57,12 +59,12 @@ def ask_alone(server: Server, cases: list[Case]) -> None:
     assert len({case.alone for case in cases}) == len(cases)
 
 
-def ask_together(server: Server, cases: list[Case], rounds: int, disturb: Callable[[np.random.Generator], None]) -> int:
+def ask_together(server: Server, cases: list[Case], disturb: Callable[[np.random.Generator], None]) -> int:
     """Asks all in another order each round, from many clients; returns how many answers were compared, all equal."""
 
     def ask_some(client: int) -> int:
         chance, connection, compared = np.random.default_rng(client), connect(server), 0
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             for index in chance.permutation(len(cases)):
                 disturb(chance)
                 assert cases[index].ask(connection) == cases[index].alone
@@ -93,13 +95,13 @@ def samples(server: Server, model: str) -> dict[str, float]:
 
 
 def assert_equal_alone_and_together(
-    server: Server, cases: list[Case], rounds: int, disturb: Callable[[np.random.Generator], None] = leave_alone
+    server: Server, cases: list[Case], disturb: Callable[[np.random.Generator], None] = leave_alone
 ) -> None:
     ask_alone(server, cases)
     model = cases[0].model
     before = samples(server, model)
-    compared = ask_together(server, cases, rounds, disturb)
+    compared = ask_together(server, cases, disturb)
     after = samples(server, model)
-    assert compared == CLIENTS * rounds * len(cases)
+    assert compared == CLIENTS * ROUNDS * len(cases)
     assert after["shared batches"] - before["shared batches"] > compared / 100, "no batches formed: nothing was shown"
     assert after["padding"] > before["padding"], "no batch held different lengths: nothing was shown"

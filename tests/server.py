@@ -3,15 +3,16 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
+
+from tests import forked
 
 START_TIMEOUT_S = 60.0
 _URL = re.compile(r"ready +(http://\S+)/readyz")
@@ -23,13 +24,13 @@ class Server:
 
     Attributes:
         url: its base, such as http://127.0.0.1:40123.
-        process: `python -m service`.
+        process: what runs it.
         stdout: file that holds its log.
         stderr: file that holds its banner.
     """
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     stdout: Path
     stderr: Path
 
@@ -41,53 +42,60 @@ class Server:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
+    def send(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.process.exitcode is None and self.process.pid:
+            os.kill(self.process.pid, number)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit code, None if it has not ended in this time."""
+        self.process.join(timeout_s)
+        return self.process.exitcode
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int | None:
         """Sends a signal and returns the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(timeout_s)
+        self.send(number)
+        return self.wait(timeout_s)
 
 
 @contextmanager
-def running(
-    models: Path, folder: Path, program: Sequence[str] = ("-m", "service"), **settings: object
-) -> Iterator[Server]:
+def running(models: Path, folder: Path, program: str = "service.__main__", **settings: object) -> Iterator[Server]:
     """Starts the service on a free port and waits until it is ready.
 
     Args:
         models: the models folder to serve.
         folder: where its output is kept.
-        program: what Python runs.
+        program: the module whose `main` runs.
         settings: fields of `service.settings.Settings`.
     """
     stdout, stderr = folder / "stdout", folder / "stderr"
     named = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
     flags = [flag if value is True else f"{flag}={value}" for flag, value in named.items()]
-    command = [sys.executable, *program, "serve", f"--models={models}", "--http-port=0", *flags]
+    words = ["serve", f"--models={models}", "--http-port=0", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GLASSBLOCK_")}
-    with stdout.open("wb") as out, stderr.open("wb") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+    process = forked.start(program, words, environment, stdout, stderr)
     try:
         yield Server(_wait_for_url(process, stderr), process, stdout, stderr)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        process.terminate()
+        process.join(20)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
 
 
-def _wait_for_url(process: subprocess.Popen[bytes], stderr: Path) -> str:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
+def _wait_for_url(process: BaseProcess, stderr: Path) -> str:
+    said, deadline_s = "", time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
-        found = _URL.search(stderr.read_text())
-        if found:
+        ended = process.exitcode is not None
+        said = stderr.read_text() if stderr.exists() else ""
+        # The banner's last line is written last: who reads it before that has a part of it.
+        if (found := _URL.search(said)) and said.endswith("\n\n"):
             return found[1]
-        if process.poll() is not None:
+        if ended:
             break
         time.sleep(0.02)
-    raise AssertionError(f"the server did not become ready: {stderr.read_text()}")
+    raise AssertionError(f"the server did not become ready: {said}")
 
 
 def link_models(folder: Path, artifacts: dict[str, Path]) -> Path:

@@ -16,6 +16,7 @@ import pytest
 from tests.neighbourhood import Case, assert_equal_alone_and_together, connect, hidden_case, samples
 from tests.server import Server, link_models, running
 
+pytestmark = pytest.mark.thorough
 LENGTHS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 66, 100)
 HUGE = 3e38
 ROW = [0.5, -1.0, 0.25, 2.0, 1.0, 0.0, 0.0, 1.0]
@@ -91,7 +92,7 @@ def test_good_answers_stay_while_neighbours_are_malformed(neighbours: Server, go
         assert (found, json.loads(answer)["code"]) == (status, code)
 
     with meanwhile(send_poison):
-        assert_equal_alone_and_together(neighbours, good, rounds=3)
+        assert_equal_alone_and_together(neighbours, good)
 
 
 def test_good_answers_stay_while_neighbours_are_all_masked(neighbours: Server, good: list[Case]) -> None:
@@ -104,7 +105,7 @@ def test_good_answers_stay_while_neighbours_are_all_masked(neighbours: Server, g
         assert ask(neighbours, masked[index].body) == alone[index]
 
     with meanwhile(send_masked):
-        assert_equal_alone_and_together(neighbours, good, rounds=3)
+        assert_equal_alone_and_together(neighbours, good)
 
 
 def test_good_answers_stay_while_neighbours_are_full_of_3e38(neighbours: Server, good: list[Case]) -> None:
@@ -120,7 +121,7 @@ def test_good_answers_stay_while_neighbours_are_full_of_3e38(neighbours: Server,
         assert status == 422 or answer == alone[index][1]
 
     with meanwhile(send_huge, count=4):
-        assert_equal_alone_and_together(neighbours, good, rounds=3)
+        assert_equal_alone_and_together(neighbours, good)
 
 
 def test_content_under_a_mask_of_0_changes_no_answer(neighbours: Server) -> None:
@@ -152,7 +153,7 @@ def test_good_answers_stay_while_neighbours_leave_at_random_moments(neighbours: 
         time.sleep(0.01)  # or requests of those who have left pile up before the listener
 
     with meanwhile(send_and_leave, count=3):
-        assert_equal_alone_and_together(neighbours, good, rounds=3)
+        assert_equal_alone_and_together(neighbours, good)
     wait_for_rest(neighbours)
 
 
@@ -166,7 +167,7 @@ def test_all_is_well_after_a_time_in_which_everybody_left(neighbours: Server, go
         leaver.join(20)
     wait_for_rest(neighbours)
     assert samples(neighbours, "tiny")["cancelled"] > before
-    assert_equal_alone_and_together(neighbours, good, rounds=3)
+    assert_equal_alone_and_together(neighbours, good)
 
 
 def wait_for_rest(server: Server) -> None:

@@ -74,7 +74,7 @@ def test_what_tritonclient_raises_over_grpc_is_the_servers_sentence(
     off = "loading and unloading are switched off: see the setting model_control"
     none = "this server has no such call; of inference.GRPCInferenceService it has none for streams, shared memory, .*"
     sentences = {
-        "no_time": "DEADLINE_EXCEEDED expected a run to begin within the request's timeout, but others .*",
+        "no_time": "DEADLINE_EXCEEDED expected an answer within the request's timeout, but it was not .*",
         "no_model": "NOT_FOUND no such model; this server has .* - at model_name",
         "no_version": "NOT_FOUND model tiny has no such version; it has 1 - at model_name",
         "wrong_shape": r"INVALID_ARGUMENT expected hidden_size 8, got 4 - at inputs\[0\].shape\[2\]",

@@ -10,6 +10,7 @@ import pytest
 from tests.neighbourhood import Case, ask_alone, assert_equal_alone_and_together, connect, hidden_case, ids_case
 from tests.server import Server, link_models, running
 
+pytestmark = pytest.mark.thorough
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 66, 100, 127, 128, 129, 200)
 SHORT = tuple(length for length in LENGTHS if length <= 66)
 EVERYTHING = ["block_output", "attention_weights", "attention_scores", "query", "context", "ffn_output"]
@@ -26,23 +27,23 @@ def neighbours(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str
 
 def test_tiny_answers_alike_alone_and_among_other_lengths(neighbours: Server) -> None:
     cases = [hidden_case("tiny", length, [length]) for length in LENGTHS]
-    assert_equal_alone_and_together(neighbours, cases, rounds=3)
+    assert_equal_alone_and_together(neighbours, cases)
 
 
 def test_every_probe_of_tiny_is_alike_alone_and_among_other_lengths(neighbours: Server) -> None:
     cases = [hidden_case("tiny", length, [length], outputs=EVERYTHING) for length in SHORT]
-    assert_equal_alone_and_together(neighbours, cases, rounds=2)
+    assert_equal_alone_and_together(neighbours, cases)
 
 
 def test_minilm_answers_alike_alone_and_among_other_lengths(neighbours: Server) -> None:
     cases = [ids_case(length, [length]) for length in (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 66)]
-    assert_equal_alone_and_together(neighbours, cases, rounds=1)
+    assert_equal_alone_and_together(neighbours, cases)
 
 
 def test_every_layers_attention_in_minilm_is_alike_alone_and_among_other_lengths(neighbours: Server) -> None:
     outputs = ["attention_weights", "layers.2.attention_scores", "layers.5.context"]
     cases = [ids_case(length, [length], outputs=outputs) for length in (1, 2, 3, 5, 7, 8, 17, 20, 33)]
-    assert_equal_alone_and_together(neighbours, cases, rounds=1)
+    assert_equal_alone_and_together(neighbours, cases)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_head_dim_of_256_answers_alike_alone_and_among_other_lengths_across_64
 ) -> None:
     lengths = (1, 2, 3, 15, 16, 17, 33, 63, 64, 65, 66, 100)
     cases = [hidden_case("head-256", length, [length], outputs=outputs) for length in lengths]
-    assert_equal_alone_and_together(neighbours, cases, rounds=1)
+    assert_equal_alone_and_together(neighbours, cases)
 
 
 def test_masked_sequences_answer_alike_alone_and_among_other_lengths(neighbours: Server) -> None:
@@ -62,7 +63,7 @@ def test_masked_sequences_answer_alike_alone_and_among_other_lengths(neighbours:
     for length in SHORT:
         mask = (chance.random(length) < 0.6).tolist()
         cases.append(hidden_case("tiny", length, [length], attention_mask=[mask], outputs=EVERYTHING))
-    assert_equal_alone_and_together(neighbours, cases, rounds=2)
+    assert_equal_alone_and_together(neighbours, cases)
 
 
 def test_sequences_of_one_request_answer_as_each_does_in_a_request_of_its_own(neighbours: Server) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from export import ExportError, probes
-from export.block import FinalLayer, Stack
+from export import ExportError
 from export.config import StackConfig
 from export.probes import TensorSpec
+
+if TYPE_CHECKING:  # its import takes seconds, and what is refused before a source is made needs none of it
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class TextFront:
     """
 
     tokenizer: Path
-    embeddings: nn.Module
+    embeddings: "nn.Module"
     vocab_size: int
     max_tokens: int
 
@@ -40,7 +41,7 @@ class Layer:
         prefix: What stands before its parameters' names in the whole model, so that all graphs name a tensor alike.
     """
 
-    module: nn.Module
+    module: "nn.Module"
     outputs: tuple[TensorSpec, ...]
     source_layer: int
     prefix: str = ""
@@ -65,7 +66,7 @@ class Source:
 
     kind: str
     reference: str
-    model: nn.Module
+    model: "nn.Module"
     layers: tuple[Layer, ...]
     hidden_size: int
     config: StackConfig | None = None
@@ -83,20 +84,6 @@ class Source:
     def layer_range(self) -> tuple[int, int]:
         """Half-open range of the source's layers."""
         return self.layers[0].source_layer, self.layers[-1].source_layer + 1
-
-
-def stack_layers(stack: Stack, first: int = 0) -> tuple[Layer, ...]:
-    """A stack's layers to export; the last one carries the final norm if there is one."""
-    return tuple(_stack_layer(stack, index, first) for index in range(len(stack.layers)))
-
-
-def _stack_layer(stack: Stack, index: int, first: int) -> Layer:
-    module: nn.Module = stack.layers[index]
-    prefix = f"layers.{index}."
-    outputs = probes.layer_outputs(stack.config, index)
-    if outputs[-1].name == "block_output":
-        module = FinalLayer(module, stack.final_norm)
-    return Layer(module, outputs, first + index, prefix)
 
 
 def parse_layers(text: str | None, count: int) -> tuple[int, int]:

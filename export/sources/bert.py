@@ -15,8 +15,10 @@ from export.block import Stack
 from export.config import Activation, BlockConfig, StackConfig, divide
 from export.linear import matrix
 from export.norm import LayerNorm
-from export.sources import Source, TextFront, parse_layers, stack_layers
-from export.sources.weights import Weights, file_sha256
+from export.place import file_sha256
+from export.sources import Source, TextFront, parse_layers
+from export.sources.layers import stack_layers
+from export.sources.weights import Weights
 
 # Hugging Face's names of activations, and ours. Its "gelu" is the exact one.
 _ACTIVATIONS: dict[str, Activation] = {

@@ -5,8 +5,10 @@ from pathlib import Path
 from export import ExportError
 from export.block import Stack
 from export.config import StackConfig
-from export.sources import Source, stack_layers
-from export.sources.weights import Weights, file_sha256
+from export.place import file_sha256
+from export.sources import Source
+from export.sources.layers import stack_layers
+from export.sources.weights import Weights
 
 
 def load(path: Path, config: StackConfig) -> Source:

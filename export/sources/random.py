@@ -7,7 +7,8 @@ from torch import Tensor
 
 from export.block import Stack
 from export.config import StackConfig
-from export.sources import Source, stack_layers
+from export.sources import Source
+from export.sources.layers import stack_layers
 
 
 def load(config: StackConfig, seed: int = 0) -> Source:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from export import ExportError
 from export.block import Stack
-from export.config import BlockConfig, StackConfig, divide
-from export.sources import Source, parse_layers, stack_layers
-from export.sources.weights import Weights, file_sha256
+from export.config import TOLD, BlockConfig, StackConfig, divide
+from export.place import file_sha256
+from export.sources import Source, parse_layers
+from export.sources.layers import stack_layers
+from export.sources.weights import Weights
 
-# What a state dict does not tell; only the heads have no default. The others' are PyTorch's own.
-TELLS = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
+# What is not told is PyTorch's own; only the heads have no default.
 _DEFAULTS = {"placement": "post", "hidden_act": "relu", "norm_eps": 1e-5}
 
 # Ours ← PyTorch's; nn.Linear stores [out, in], which is turned round on the way.
@@ -40,7 +41,7 @@ def load(path: Path, told: Mapping[str, Any], layers: str | None = None) -> Sour
 
     Args:
         path: A safetensors file of the state dict, keys as PyTorch gives them.
-        told: What the state dict does not tell, by the names in TELLS.
+        told: What the state dict does not tell, by the names in TOLD.
         layers: Half-open range; None is all.
 
     Raises:
@@ -74,9 +75,9 @@ def _count_layers(weights: Weights) -> int:
 
 
 def _stack_config(weights: Weights, told: Mapping[str, Any], first: int, end: int, count: int) -> StackConfig:
-    unknown = sorted(told.keys() - set(TELLS))
+    unknown = sorted(told.keys() - set(TOLD))
     if unknown:
-        raise ExportError(f"--source torch_encoder is told {', '.join(TELLS)}; not {', '.join(unknown)}")
+        raise ExportError(f"--source torch_encoder is told {', '.join(TOLD)}; not {', '.join(unknown)}")
     if "num_attention_heads" not in told:
         raise ExportError("a state dict does not tell its heads; give --num-attention-heads")
     final = end == count and "norm.weight" in weights.names

@@ -1,6 +1,5 @@
 """Reads safetensors files, and refuses what could run code."""
 
-import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,12 +73,6 @@ class Weights:
         if name not in self.names:
             raise ExportError(f"{self.path} has no tensor {name!r}")
         return tuple(self._file.get_slice(name).get_shape())
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in lowercase hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from export.batches import pad
+from export.place import file_sha256
 from export.proof import tolerance
-from export.sources.weights import file_sha256
 from tests import artifacts
 
 SCHEMA = json.loads((artifacts.ROOT / "docs" / "artifact.schema.json").read_text(encoding="utf-8"))

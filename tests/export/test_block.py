@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -191,7 +191,6 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(config=configs, seed=st.integers(0, 1000), mask=st.lists(st.integers(0, 1), min_size=1, max_size=7))
 def test_every_probe_of_every_config_equals_the_float64_oracle(config: BlockConfig, seed: int, mask: list[int]) -> None:
     block = random.load(StackConfig(layers=(config,)), seed).layers[0].module.double()

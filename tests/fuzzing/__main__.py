@@ -49,7 +49,7 @@ def main() -> None:
             each = f"--max-time={max(1, round(seconds / len(runs)))}"
             done = [subprocess.run(command(one, server.url, folder, each, mode), cwd=folder, check=False)
                     for one, mode in runs]  # fmt: skip
-            alive = server.process.poll() is None
+            alive = server.process.exitcode is None
     sys.exit(not alive or any(one.returncode for one in done))
 
 

@@ -44,6 +44,11 @@ def install() -> None:
         vars(app)["find_versions"] = find_many
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """`python -m service` with its faults."""
     install()
     __main__.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import GlassblockError, IllegalRequestError, UnavailableError
@@ -214,7 +214,6 @@ def test_a_run_that_does_not_end_when_it_is_told_to_is_a_death(monkeypatch: pyte
 FATES = ("good", "good", "good", "fails", "out of memory", "gone early", "gone late")
 
 
-@settings(max_examples=120, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(FATES), st.integers(0, 2), st.integers(1, 70), st.booleans()), min_size=1, max_size=24

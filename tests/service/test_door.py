@@ -16,7 +16,7 @@ from tests.service.log_lines import lines_of
 from tests.service.refusal import GOOD
 from tests.service.wire import HEAD, REQUEST, connect, exchange, read_one
 
-FAULTY = ("-m", "tests.service.faulty_service")
+FAULTY = "tests.service.faulty_service"
 UNSENT = HEAD + b"Content-Length: 10000000\r\n\r\n"
 IN_FLIGHT = (429, "in_flight", "", "1 requests are under way already; try again in a moment")
 QUEUE_FULL = (429, "queue_full", "", "more than 100 positions wait for this model; try again in a moment")

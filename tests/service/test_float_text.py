@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.codec import float_text
 from service.codec.float_text import LIBRARY, read, write
-
-many = settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 DIGITS = st.text("0123456789", min_size=1, max_size=30)
 EXPONENTS = st.builds(
@@ -55,7 +53,6 @@ def _text(array: Any) -> bytes | None:
     return None if pieces is None else b"".join(pieces)
 
 
-@many
 @given(st.one_of(NUMBERS, DOUBLES, NEAR_HALVES))
 def test_a_number_is_read_as_python_reads_it_and_rounded_to_float32(text: str) -> None:
     found = read(f"[[[{text}]]]".encode(), 0)
@@ -73,7 +70,6 @@ def _sequences(widths: list[int], lengths: list[int]) -> list[np.ndarray[Any, np
     ]
 
 
-@many
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=3),
     st.lists(st.integers(1, 9), min_size=1, max_size=9),
@@ -151,7 +147,6 @@ def _assert_written(bits: Any) -> None:
     assert _text(values) == orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-@many
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=50), st.integers(0, 2**32 - 2000))
 def test_the_shortest_text_of_a_float32_is_orjsons(anywhere: list[int], start: int) -> None:
     _assert_written(np.asarray(anywhere, np.uint64))

@@ -20,17 +20,11 @@ from tests.service.faulty_service import HELD, SLOW, STUCK
 from tests.service.grpc_client import Grpc, failure, raw
 from tests.service.log_lines import lines_of
 
-FAULTY = ("-m", "tests.service.faulty_service")
+FAULTY = "tests.service.faulty_service"
 KEY = "a-key-of-alice"
 BEARER = ("authorization", f"Bearer {KEY}")
 FORWARD = "/v1/models/tiny/forward"
 FOUR = {"hidden_states": [[[0.5] * 8] * 4]}
-HAS_A_BUG = """
-import service.api.grpc
-from service.__main__ import main
-vars(service.api.grpc)["read_name"] = lambda body: body["no such thing"]
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +146,7 @@ def test_while_draining_health_says_no_and_calls_are_served(models: Path, tmp_pa
         assert next(watching) == b"\x08\x01"
         slow = caller.begin("ModelInfer", raw(rows(HELD)))
         wait_until_in_flight(server, 1)
-        server.process.send_signal(signal.SIGTERM)
+        server.send(signal.SIGTERM)
         assert next(watching) == b"\x08\x02"
         assert not caller.call("ServerReady").ready
         assert (caller.health(), caller.health("tiny")) == (2, 2)
@@ -160,7 +154,7 @@ def test_while_draining_health_says_no_and_calls_are_served(models: Path, tmp_pa
         assert caller.begin("ModelInfer", raw(rows(3))).done() is False
         assert slow.result().outputs
         assert list(watching) == []
-        assert server.process.wait(3) == 0
+        assert server.wait(3) == 0
 
 
 def test_what_the_drain_timeout_cuts_off_is_told_so(models: Path, tmp_path: Path) -> None:
@@ -168,9 +162,9 @@ def test_what_the_drain_timeout_cuts_off_is_told_so(models: Path, tmp_path: Path
         stuck = caller.begin("ModelInfer", raw(rows(STUCK)))
         wait_until_in_flight(server, 1)
         start_s = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
+        server.send(signal.SIGTERM)
         assert failure(stuck) == ("UNAVAILABLE", "the server is shutting down")
-        assert server.process.wait(3) == 0
+        assert server.wait(3) == 0
         assert time.monotonic() - start_s < 3
     assert "Traceback" not in server.stdout.read_text()
 
@@ -188,7 +182,9 @@ def test_while_the_models_load_calls_are_unavailable_and_liveness_is_told(models
         http_port, grpc_port = first.getsockname()[1], second.getsockname()[1]
     flags = (f"--models={models}", f"--http-port={http_port}", f"--grpc-port={grpc_port}", "--layer-graphs=eager")
     environment = {**os.environ, "FAULT": "loading"}
-    process = subprocess.Popen([sys.executable, *FAULTY, "serve", *flags], env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", FAULTY, "serve", *flags], env=environment, stdout=subprocess.DEVNULL
+    )
     try:
         with Grpc(f"127.0.0.1:{grpc_port}") as caller:
             _wait_for_channel(caller)
@@ -239,7 +235,7 @@ def test_the_port_without_its_extra_stops_the_start_and_says_what_to_install(mod
 
 
 def test_a_bug_is_told_as_one_and_gives_nothing_away(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path, ("-c", HAS_A_BUG), grpc_port=0) as server, Grpc(server.grpc) as caller:
+    with running(models, tmp_path, "tests.service.buggy_service", grpc_port=0) as server, Grpc(server.grpc) as caller:
         said = "the server failed; this is a bug of the server"
         assert caller.failure("ModelInfer", raw()) == ("INTERNAL", said)
         assert caller.call("ModelReady", name="tiny").ready

@@ -19,7 +19,7 @@ import pytest
 from tests.server import Server, link_models, running
 from tests.service.faulty_service import BREAKS_THE_LOOP, SLOW, STUCK
 
-FAULTY = ("-m", "tests.service.faulty_service")
+FAULTY = "tests.service.faulty_service"
 FORWARD = "/v1/models/tiny/forward"
 
 
@@ -75,19 +75,19 @@ def test_sigterm_lets_requests_in_flight_finish_with_their_full_answers(models: 
     with running(models, tmp_path, FAULTY) as server:
         alone = [httpx.post(server.url + FORWARD, json=body(length)).content for length in (SLOW, 3)]
         with in_flight(server, SLOW, 3) as futures:
-            server.process.send_signal(signal.SIGTERM)
+            server.send(signal.SIGTERM)
             answers = [future.result() for future in futures]
         assert [answer.status_code for answer in answers] == [200, 200]
         assert [answer.content for answer in answers] == alone
         assert [answer.headers["connection"] for answer in answers] == ["close", "close"]
-        assert server.process.wait(2) == 0
+        assert server.wait(2) == 0
 
 
 def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, drain_delay_s=0.7) as server, server.client() as client:
         assert client.get("/readyz").status_code == 200
         start_s = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
+        server.send(signal.SIGTERM)
         while client.get("/readyz").status_code == 200:
             assert time.monotonic() - start_s < 0.2
         assert failure(client.get("/readyz")) == (503, "draining", "the server is draining")
@@ -98,17 +98,17 @@ def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(m
             assert httpx.post(server.url + FORWARD, json=body(3)).status_code == 200  # on a new connection, too
             served += 2
         assert served >= 2
-        assert server.process.wait(5) == 0
+        assert server.wait(5) == 0
         assert 0.7 <= time.monotonic() - start_s < 2.2
 
 
 def test_what_the_drain_timeout_cuts_off_is_told_so_and_counted_in_the_log(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY, drain_timeout_s=1) as server, in_flight(server, STUCK, 3) as futures:
         start_s = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
+        server.send(signal.SIGTERM)
         answers = [failure(future.result()) for future in futures]
         assert answers == [(503, "closed", "the server is shutting down")] * 2
-        assert server.process.wait(3) == 0
+        assert server.wait(3) == 0
         assert time.monotonic() - start_s < 3
     assert "Cancel 2 running task(s)" in server.stdout.read_text()
     assert "Traceback" not in server.stdout.read_text()
@@ -116,7 +116,7 @@ def test_what_the_drain_timeout_cuts_off_is_told_so_and_counted_in_the_log(model
 
 def test_a_second_signal_ends_the_process_at_once_with_another_exit_code(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY) as server, in_flight(server, STUCK) as (future,):
-        server.process.send_signal(signal.SIGTERM)
+        server.send(signal.SIGTERM)
         time.sleep(0.2)
         start_s = time.monotonic()
         assert server.stop() == 1
@@ -128,8 +128,9 @@ def test_a_second_signal_ends_the_process_at_once_with_another_exit_code(models:
 def test_sigterm_while_loading_ends_the_process_with_exit_code_0(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, *FAULTY, "serve", f"--models={models}", f"--http-port={port}", "--layer-graphs=eager"]
+    words = ["serve", f"--models={models}", f"--http-port={port}", "--layer-graphs=eager"]
     environment = {**os.environ, "FAULT": "loading"}
+    command = [sys.executable, "-m", FAULTY, *words]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -161,7 +162,7 @@ def test_a_dying_batcher_fails_its_waiters_within_a_second_and_ends_the_process(
         start_s = time.monotonic()
         dead = (503, "dead", "model tiny can no longer run; the server is about to stop")
         assert [failure(future.result()) for future in futures[1:]] == [dead, dead]
-        assert server.process.wait(3) == 1
+        assert server.wait(3) == 1
         assert time.monotonic() - start_s < 1
     assert server.stderr.read_text().endswith("glassblock-serve: a batcher died; see the log\n")
     assert "the choice of batches is broken" in server.stdout.read_text()

@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.codec.nested_json import FIELDS, decode, encode
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import BlockResult, Tensors
-
-quick = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 FINITE = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
@@ -42,7 +40,6 @@ def _float32(rows: list[Any]) -> bytes:
         return _bits(np.asarray(rows, np.float64).astype(np.float32))
 
 
-@quick
 @given(ragged(), st.data())
 def test_ragged_batches_are_numpys_float32_of_the_lists_bit_for_bit(batch: list[Any], data: st.DataObject) -> None:
     mask = [data.draw(st.lists(st.sampled_from([0, 1, True, False]), min_size=n, max_size=n)) for n in map(len, batch)]
@@ -61,7 +58,6 @@ def test_ragged_batches_are_numpys_float32_of_the_lists_bit_for_bit(batch: list[
     assert found.outputs == tuple(body["outputs"])
 
 
-@quick
 @given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), min_size=1, max_size=4), st.booleans())
 def test_ids_are_numpys_int64_of_the_lists(batch: list[list[int]], escaped: bool) -> None:  # noqa: FBT001
     text = ',"outputs":["\\u0041"]' if escaped else ""
@@ -198,7 +194,6 @@ def mutated(draw: st.DrawFn) -> bytes:
     return body
 
 
-@settings(quick, max_examples=1500)
 @given(mutated())
 def test_a_mutated_body_is_refused_or_read_as_the_plainest_reading_reads_it(body: bytes) -> None:
     try:
@@ -217,7 +212,6 @@ def test_a_body_cut_off_at_any_byte_is_unreadable() -> None:
                 decode(body[:end])
 
 
-@quick
 @given(
     st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), min_size=1, max_size=3)
 )

@@ -6,8 +6,8 @@ constant answer over uvicorn is measured in turn and taken off: what reading a r
 """
 
 import contextlib
+import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import forked
 from tests.server import Server, link_models, running
 from tests.service.wire import HEAD, REQUEST, connect
 
@@ -70,23 +71,14 @@ def ask_anew(server: Server, data: bytes, status: bytes) -> None:
             ask(connection, data, status)
 
 
-BARE = """
-import sys, uvicorn
-headers = [(b"content-length", b"21"), (b"connection", sys.argv[2].encode())]
-async def app(scope, receive, send):
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
-    await send({"type": "http.response.body", "body": b'{"error":"too large"}'})
-uvicorn.run(app, port=int(sys.argv[1]), http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
-"""
-
-
 @contextlib.contextmanager
-def bare(connection: str) -> Iterator[Server]:
+def bare(connection: str, folder: Path) -> Iterator[Server]:
     """Uvicorn with an application that does nothing but answer; `connection` is close or keep-alive."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", BARE, str(port), connection])
-    started = Server(f"http://127.0.0.1:{port}", process, Path(), Path())
+    words, outputs = [str(port), connection], (folder / "stdout", folder / "stderr")
+    process = forked.start("tests.service.bare_uvicorn", words, os.environ, *outputs)
+    started = Server(f"http://127.0.0.1:{port}", process, *outputs)
     try:
         while True:
             with contextlib.suppress(ConnectionRefusedError):
@@ -95,7 +87,7 @@ def bare(connection: str) -> Iterator[Server]:
         yield started
     finally:
         process.terminate()
-        process.wait(10)
+        process.join(10)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +100,7 @@ def bare(connection: str) -> Iterator[Server]:
 )
 def test_a_refusal_costs_at_most_100_us_beside_the_wire(
     server: Server,
+    tmp_path: Path,
     what: str,
     data: bytes,
     status: bytes,
@@ -115,6 +108,6 @@ def test_a_refusal_costs_at_most_100_us_beside_the_wire(
     action: Callable[[Server, bytes, bytes], None],
 ) -> None:
     refusal_s = cpu_s(server, what, lambda: action(server, data, status))
-    with bare(connection) as other:
+    with bare(connection, tmp_path) as other:
         wire_s = cpu_s(other, "the same by uvicorn alone", lambda: action(other, data, b"400"))
     assert refusal_s - wire_s <= GOAL_S

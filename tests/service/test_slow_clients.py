@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str], P
     """A server with short deadlines, whose runs of SLOW positions take longer than any of them."""
     folder = tmp_path_factory.mktemp("slow-clients")
     models = link_models(folder / "models", {"tiny": artifact("tiny")})
-    with running(models, folder, ("-m", "tests.service.faulty_service"), **DEADLINES) as started:
+    with running(models, folder, "tests.service.faulty_service", **DEADLINES) as started:
         yield started
 
 
@@ -195,15 +195,16 @@ def test_beyond_max_connections_a_client_is_told_so(artifact: Callable[[str], Pa
             assert post(client, GOOD).status_code == 200
 
 
-LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {}); from service.__main__ import main; main()"
+LIMITED = "tests.service.limited_service"
 
 
 def test_a_low_limit_of_descriptors_is_raised_for_max_connections(
-    artifact: Callable[[str], Path], tmp_path: Path
+    artifact: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with running(models, tmp_path, ("-c", LIMITED.format((64, hard)))) as server, contextlib.ExitStack() as stack:
+    monkeypatch.setenv("DESCRIPTORS", str(hard))
+    with running(models, tmp_path, LIMITED) as server, contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(connect(server))
         with server.client() as client:
@@ -211,10 +212,11 @@ def test_a_low_limit_of_descriptors_is_raised_for_max_connections(
 
 
 def test_a_server_without_descriptors_serves_who_is_there_and_recovers(
-    artifact: Callable[[str], Path], tmp_path: Path
+    artifact: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
-    with running(models, tmp_path, ("-c", LIMITED.format((64, 64))), idle_timeout_s=2) as server:
+    monkeypatch.setenv("DESCRIPTORS", "64")
+    with running(models, tmp_path, LIMITED, idle_timeout_s=2) as server:
         process = psutil.Process(server.process.pid)
         with server.client() as client, contextlib.ExitStack() as stack:
             assert post(client, GOOD).status_code == 200

@@ -111,7 +111,7 @@ def test_a_stream_that_is_none_is_400(unharmed: httpx.Client, encoding: str) -> 
 def test_a_body_is_inflated_to_the_limit_and_no_further(server: Server, unharmed: httpx.Client, encoding: str) -> None:
     fits = COMPRESS[encoding](PLAIN + b" " * (16 * MIB - len(PLAIN)))
     assert ask_binary(unharmed, fits, {"Content-Encoding": encoding}).status_code == httpx.codes.OK
-    bomb = COMPRESS[encoding](b" " * (400 * MIB))
+    bomb = COMPRESS[encoding](b" " * (128 * MIB))
     process = psutil.Process(server.process.pid)
     before_bytes = process.memory_info().rss
     for _ in range(4):
