@@ -24,7 +24,7 @@ def start(
         stdout: file that takes its log.
         stderr: file that takes its banner.
     """
-    process = _FORKS.Process(target=_run, args=(program, words, dict(environment), stdout, stderr))
+    process = _FORKS.Process(target=_run, args=(program, words, dict(environment), stdout, stderr), daemon=True)
     process.start()
     return process
 

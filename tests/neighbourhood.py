@@ -13,8 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server import Server
 
-CLIENTS = 16
-ROUNDS = 6 if settings.get_current_profile_name() == "thorough" else 1
+CLIENTS, ROUNDS = (16, 3) if settings.get_current_profile_name() == "thorough" else (8, 1)
 
 
 class Case:
@@ -82,7 +81,8 @@ def leave_alone(_: np.random.Generator) -> None:
 
 def samples(server: Server, model: str) -> dict[str, float]:
     """What the metrics say of a model's batches."""
-    families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text)
+    with server.client() as client:
+        families = text_string_to_metric_families(client.get("/metrics").text)
     ours = [sample for family in families for sample in family.samples if sample.labels.get("model") == model]
     found = {(sample.name, sample.labels.get("le")): sample.value for sample in ours}
     batches, alone = (found.get(("glassblock_batch_size_bucket", le), 0.0) for le in ("+Inf", "1.0"))

@@ -40,7 +40,8 @@ class Server:
         return str(re.findall(r"gRPC +(\S+)\n", self.stderr.read_text())[0])
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+        # Over plain HTTP there is no certificate to verify, and to read those it would be verified by takes 40 ms.
+        return httpx.Client(base_url=self.url, timeout=60, verify=False)  # noqa: S501
 
     def send(self, number: int) -> None:
         """Sends a signal, unless it has ended."""

@@ -173,5 +173,6 @@ def test_all_is_well_after_a_time_in_which_everybody_left(neighbours: Server, go
 def wait_for_rest(server: Server) -> None:
     """Within a second nothing is under way any more."""
     deadline_s = time.monotonic() + 1
-    while "glassblock_in_flight_requests 0.0" not in httpx.get(f"{server.url}/metrics").text:
-        assert time.monotonic() < deadline_s
+    with server.client() as client:
+        while "glassblock_in_flight_requests 0.0" not in client.get("/metrics").text:
+            assert time.monotonic() < deadline_s

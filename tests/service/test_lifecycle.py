@@ -40,14 +40,14 @@ def in_flight(server: Server, *lengths: int) -> Iterator[list[Future[httpx.Respo
         futures = []
         for count, length in enumerate(lengths, 1):
             futures.append(threads.submit(client.post, FORWARD, json=body(length)))
-            _wait_until_in_flight(server, count)
+            _wait_until_in_flight(client, count)
         yield futures
 
 
-def _wait_until_in_flight(server: Server, count: int) -> None:
+def _wait_until_in_flight(client: httpx.Client, count: int) -> None:
     deadline_s = time.monotonic() + 5
     while time.monotonic() < deadline_s:
-        if f"glassblock_in_flight_requests {count:.1f}" in httpx.get(f"{server.url}/metrics").text:
+        if f"glassblock_in_flight_requests {count:.1f}" in client.get("/metrics").text:
             return
     raise AssertionError(f"{count} requests are not under way")
 
