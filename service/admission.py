@@ -126,46 +126,31 @@ class Door:
 
     async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Runs the application, and cancels it when the client leaves; its place is free before its last byte goes."""
+        task, gone = asyncio.current_task(), False
+        unread: Message | None = {"type": "http.request", "body": body, "more_body": False}
+
+        async def replay() -> Message:
+            nonlocal unread
+            message, unread = unread, None
+            return message or await receive()
 
         async def send_and_leave(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self._leave(scope)
             await send(message)
 
-        replay = _Replay(body, receive)
-        work = asyncio.ensure_future(self._app(scope, replay, send_and_leave))
-        leaving = asyncio.ensure_future(replay.wait_for_disconnect())
+        def leave() -> None:
+            nonlocal gone
+            gone = True
+            if task is not None:
+                task.cancel()
+
+        scope["on_client_gone"] = leave
         try:
-            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-            await asyncio.wait((work,))
-        finally:
-            leaving.cancel()
-            work.cancel()
-        if not work.cancelled():
-            work.result()
-
-
-class _Replay:
-    """`receive` for the application: the body once; the rest of the connection's events wake who waits for the end."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self._message: Message | None = {"type": "http.request", "body": body, "more_body": False}
-        self._receive = receive
-        self._gone = asyncio.Event()
-
-    async def __call__(self) -> Message:
-        if self._message is not None:
-            message, self._message = self._message, None
-            return message
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def wait_for_disconnect(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone.set()
+            await self._app(scope, replay, send_and_leave)
+        except asyncio.CancelledError:
+            if not gone:
+                raise
 
 
 async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:

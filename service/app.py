@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from service import __version__, logs
 from service.admission import Door
 from service.api import operations, v1, v2, v2_repository
+from service.api.direct import Shortcut
 from service.api.document import DescribedAPI
 from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
@@ -85,6 +86,8 @@ class Application:
         api.include_router(operations.router)
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
+        busy = [*v1.forward_router.routes, *v2.infer_router.routes]
+        api.add_middleware(Shortcut, routes=busy, answer_error=_answer_error)
         return api
 
     def _make_grpc(self, places: Places, keys: ApiKeys | None) -> "GrpcServer":

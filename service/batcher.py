@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVarTuple, Unpack
+from typing import Generic
 
 from service import logs
+from service.bridge import Bridge
 from service.engine import Engine, Item, Job, Result
 from service.errors import DeadlineError, GlassblockError, RunFailedError, UnavailableError
 from service.metrics import ModelMetrics
@@ -26,7 +27,6 @@ from service.queue import Answer, Entry, Load, Queue
 WATCH_EVERY_S = 0.5
 STOP_GRACE_S = 5.0  # in which a run that was told to end must end, else the process does
 
-Arguments = TypeVarTuple("Arguments")
 _log = logs.get("batcher")
 
 
@@ -70,16 +70,16 @@ class Batcher(Generic[Item, Result]):
         self._queue = Queue[Item, Result](engine.choose, metrics.count_cancelled)
         self._batch: list[Entry[Item, Result]] = []  # taken, and not answered yet
         self._running: _Run[Item, Result] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = Bridge()
         self._watching: asyncio.TimerHandle | None = None
         self._closing = False
         self._ended = asyncio.Event()
 
     def start(self) -> None:
         """Starts the thread; answers go to the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._loop.connect()
         executor = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self._name}")
-        executor.submit(self._work).add_done_callback(lambda done: self._tell(self._work_ended, done))
+        executor.submit(self._work).add_done_callback(lambda done: self._loop.tell(self._work_ended, done))
         executor.shutdown(wait=False)  # the thread ends with its work
         self._watch()
 
@@ -98,14 +98,14 @@ class Batcher(Generic[Item, Result]):
         Raises:
             UnavailableError: the thread has ended, or takes no more.
         """
-        if self._loop is None or self._closing or self._ended.is_set():
+        if not self._loop.is_connected or self._closing or self._ended.is_set():
             raise self._gone()
         now_s = time.monotonic()
         deadline_s = math.inf if timeout_s is None else now_s + timeout_s
-        future, cost_s = self._loop.create_future(), self._engine.predict_s(length)
+        future, cost_s = asyncio.get_running_loop().create_future(), self._engine.predict_s(length)
         entry = Entry(item, kind, length, cost_s, priority, deadline_s, future, now_s)
         if timeout_s is not None:
-            timer = self._loop.call_later(timeout_s, self._expire, entry)
+            timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, entry)
             future.add_done_callback(lambda _: timer.cancel())  # or it would hold the item until then
         self._queue.put(entry)
         return future
@@ -142,6 +142,8 @@ class Batcher(Generic[Item, Result]):
             self._batch = self._queue.take()
             if self._batch:
                 self._answer(self._batch)
+                if self._queue.load.tokens < self._engine.batch_tokens:  # or the next batch would be no larger
+                    self._loop.breathe()
             elif self._closing or self._ended.is_set():
                 break
             else:
@@ -150,7 +152,7 @@ class Batcher(Generic[Item, Result]):
     def _answer(self, batch: list[Entry[Item, Result]]) -> None:
         error = self._try(batch)
         if error is not None and len(batch) == 1:
-            self._tell(_fail, batch, error)
+            self._loop.tell(_fail, batch, error)
         elif error is not None:
             for entry in batch:
                 if not entry.future.done():
@@ -160,12 +162,13 @@ class Batcher(Generic[Item, Result]):
         """Runs a batch and has its entries answered, or returns why it could not."""
         self._running = run = _Run(batch, self._engine.job([entry.item for entry in batch]), time.monotonic())
         results = self._run_caught(run)
+        self._metrics.count_cancelled(sum(entry.future.cancelled() for entry in batch))
         run_s = time.monotonic() - run.started_s
         self._running = None  # or it would hold its tensors until the next one comes
         if isinstance(results, BaseException):
             return self._explain(results, run)
         self._queue.keep_pace(batch, run_s)
-        self._tell(self._deliver, run, results, run_s)
+        self._loop.tell(self._deliver, run, results, run_s)
         return None
 
     def _run_caught(self, run: _Run[Item, Result]) -> list[Result] | BaseException:
@@ -182,11 +185,6 @@ class Batcher(Generic[Item, Result]):
         if run.wanted:  # else it was told to end
             _log.error("run failed", model=self._name, batch_size=len(run.batch), exc_info=error)
         return RunFailedError("the run failed; this is a bug of the server", code="run_failed")
-
-    def _tell(self, function: Callable[[Unpack[Arguments]], None], *arguments: *Arguments) -> None:
-        """Calls in the event loop, unless that has ended."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, *arguments)
 
     # In the event loop.
 
@@ -207,8 +205,6 @@ class Batcher(Generic[Item, Result]):
 
     def _watch(self) -> None:
         """Ends a run that takes too long; if it cannot be ended, nothing can be run any more."""
-        if self._loop is None:
-            return
         if (running := self._running) is not None:
             late_s = time.monotonic() - running.started_s - self._run_timeout_s
             if late_s > STOP_GRACE_S:
@@ -219,7 +215,7 @@ class Batcher(Generic[Item, Result]):
                 message = f"expected a run of at most {self._run_timeout_s:g} s; this one was ended"
                 _fail(running.batch, DeadlineError(message, code="run_timeout"))
                 running.job.stop()
-        self._watching = self._loop.call_later(WATCH_EVERY_S, self._watch)
+        self._watching = asyncio.get_running_loop().call_later(WATCH_EVERY_S, self._watch)
 
     def _work_ended(self, done: "Future[None]") -> None:
         if (error := done.exception()) is not None:

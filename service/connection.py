@@ -42,6 +42,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._held_bytes = self._discarded_bytes = 0
+        self._serving: Any = None
         limit = self.settings.max_connections
         if len(self.connections) > 2 * limit:
             transport.abort()
@@ -52,8 +53,10 @@ class Connection(HttpToolsProtocol):
             self._await_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clocks."""
+        """Stops the clocks, and the work for a client that has gone."""
         super().connection_lost(exc)
+        if self._serving is not None and not self._serving.response_complete:
+            self._serving.scope.get("on_client_gone", lambda: None)()
         if self.cycle is not None:
             self.cycle.transport = self.transport  # or the two would hold each other until the garbage collector comes
         self._outlet.unwatch()
@@ -131,6 +134,7 @@ class Connection(HttpToolsProtocol):
             self._await_client()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._serving = cycle
         cycle.transport = self._outlet
         self._outlet.begin()
         super()._start_asgi_task(cycle, app)

@@ -1,17 +1,18 @@
 """What a run costs here: measured at warm-up, and from it which batches pay."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-MEASURE_S = 0.4  # of measuring, after which no further shape is begun
-_ROUNDS = 2
-_SHORT, _LONG = 16, (128, 512)  # lengths measured: in batches of doubling size, and alone
-_PAYS = 0.97  # of the best rate: a batch that reaches it is large enough
+MEASURE_S = 0.5  # of measuring, after which no further shape is run
+_ROUNDS = 3
+_SHORT, _SIZES, _LONG = 16, (1, 2, 4, 8, 16, 32), (128, 512)  # lengths in batches of these sizes, and alone
+_PAYS = 0.99  # of the best rate: a batch that reaches it is large enough
 _HAND_OFF_S = 0.0002  # taking, padding and answering a batch, beside its run
-_LEAST_TOKENS = 128  # of a batch, where there was no time to find out
+_LEAST_TOKENS = 256  # of a batch: the rate still rises there wherever it was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Cost:
 
 
 def measure(run: Callable[[int, int], None], longest: int | None, most_tokens: int) -> Cost:
-    """Runs a few shapes, each more than once, and fits their least times.
+    """Runs a few shapes in turn, several times over, and fits their least times.
 
     Args:
         run: a batch of so many sequences of so many positions.
@@ -46,14 +47,14 @@ def measure(run: Callable[[int, int], None], longest: int | None, most_tokens: i
     stop_s = time.perf_counter() + MEASURE_S
     longest = min(longest or max(_LONG), most_tokens)
     short = min(_SHORT, longest)
+    together = [(size, short) for size in _SIZES if size * short <= most_tokens]
     alone = [(1, length) for length in _LONG if short < length <= longest]
-    doubling = [(1 << power, short) for power in range((most_tokens // short).bit_length())]
     times: dict[tuple[int, int], float] = {}
-    for shape in (*doubling[:3], *alone[:1], *doubling[3:], *alone[1:]):
+    for shape in _ROUNDS * (*together[:3], *alone[:1], *together[3:], *alone[1:]):
         if len(times) > 1 and time.perf_counter() > stop_s:
             break
-        times[shape] = min(_clock(run, shape) for _ in range(_ROUNDS))
-    rates = {size * length: size * length / times[size, length] for size, length in doubling if (size, length) in times}
+        times[shape] = min(_clock(run, shape), times.get(shape, math.inf))
+    rates = {size * length: size * length / times[size, length] for size, length in together if (size, length) in times}
     enough = next(tokens for tokens, rate in rates.items() if rate >= _PAYS * max(rates.values()))
     start_s, token_s, pair_s = _fit(times)
     return Cost(start_s + _HAND_OFF_S, token_s, pair_s, batch_tokens=min(max(enough, _LEAST_TOKENS), most_tokens))

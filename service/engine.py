@@ -19,6 +19,10 @@ class Job(Protocol[Result]):
 class Engine(Protocol[Item, Result]):
     """Runs batches of items, and knows which batches pay."""
 
+    @property
+    def batch_tokens(self) -> int:
+        """Positions of a batch that is large enough."""
+
     def job(self, items: list[Item]) -> Job[Result]:
         """A batch of these items."""
 

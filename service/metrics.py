@@ -49,7 +49,7 @@ STAGE_SECONDS = Histogram(
     "glassblock_stage_duration_seconds", "Stages of an answered request.", [*_MODEL, "stage"], buckets=SECONDS
 )
 QUEUED_TOKENS = Gauge("glassblock_queued_tokens", "Positions that wait for a run.", _MODEL)
-CANCELLED = Counter("glassblock_cancelled_total", "Sequences dropped before their run: their client had gone.", _MODEL)
+CANCELLED = Counter("glassblock_cancelled_total", "Sequences dropped, or run in vain: their client had gone.", _MODEL)
 RUN_SECONDS = Histogram("glassblock_run_duration_seconds", "Runs of a batch.", _MODEL, buckets=SECONDS)
 BATCH_SIZE = Histogram("glassblock_batch_size", "Sequences of a batch.", _MODEL, buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 TOKENS = Counter("glassblock_tokens_total", "Positions that were run, padding not counted.", _MODEL)

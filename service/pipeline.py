@@ -71,20 +71,22 @@ async def _answer(
     model: Model, body: bytes, codec: Codec, settings: Settings, *, padded: bool
 ) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
-    tensors = await _off_loop(len(body), codec.decode, body)
+    tensors = codec.decode(body) if len(body) < _OFF_LOOP_BYTES else await _off_loop(codec.decode, body)
     request = await examine(tensors, model, settings)
     answer_bytes = ticket(request, model.spec, settings, padded=padded)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
-    data = await _off_loop(answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
+    names = model.spec.name, model.spec.version
+    if answer_bytes < _OFF_LOOP_BYTES:
+        data = codec.encode(result, *names)
+    else:
+        data = await _off_loop(codec.encode, result, *names)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 
-async def _off_loop(size_bytes: int, function: Callable[..., T], *arguments: object) -> T:
+async def _off_loop(function: Callable[..., T], *arguments: object) -> T:
     """Calls in a thread what would hold the event loop, and so everybody else, for more than a few milliseconds."""
-    if size_bytes < _OFF_LOOP_BYTES:
-        return function(*arguments)
     return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, function, *arguments)
 
 

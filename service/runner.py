@@ -62,6 +62,11 @@ class Runner:
 
         self.cost = measure(run, self._spec.max_sequence_length, most_tokens)
 
+    @property
+    def batch_tokens(self) -> int:
+        """Padded positions of a batch, beyond which a larger one does not pay."""
+        return self.cost.batch_tokens
+
     def choose(self, lengths: list[int]) -> list[int]:
         """The next batch, as indices, from the lengths of sequences of one depth, first in line first."""
         return choose(lengths, self.cost)

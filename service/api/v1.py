@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.direct import DirectRoute, describe
+from service.api.direct import describe
 from service.api.document import SERVED, refusals
 from service.api.negotiation import VARY, negotiate
 from service.api.v1_schema import FORWARD
@@ -15,7 +15,6 @@ router = APIRouter(prefix="/v1", tags=["v1"], responses=SERVED)
 forward_router = APIRouter(
     prefix="/v1",
     tags=["v1"],
-    route_class=DirectRoute,
     responses=SERVED | refusals(403, 404, 406, 415, 422, 504),
 )
 

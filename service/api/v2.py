@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.direct import DirectRoute, describe
+from service.api.direct import describe
 from service.api.document import SERVED, refusals
 from service.api.v2_models import (
     Asked,
@@ -30,7 +30,6 @@ router = APIRouter(prefix="/v2", tags=["v2"], responses=SERVED)
 infer_router = APIRouter(
     prefix="/v2",
     tags=["v2"],
-    route_class=DirectRoute,
     responses=SERVED | refusals(403, 404, 406, 415, 422, 501, 504),
 )
 

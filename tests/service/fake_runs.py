@@ -57,6 +57,8 @@ class FakeJob:
 class FakeEngine:
     """Runs a function of a batch's items; keeps the jobs it gave."""
 
+    batch_tokens = 100
+
     def __init__(
         self,
         run: Callable[[list[int]], list[int]],

@@ -12,18 +12,17 @@ START_S, TOKEN_S, PAIR_S = 0.002, 0.0001, 1e-7
 
 
 class Machine:
-    """Takes START_S, TOKEN_S and PAIR_S for its runs, more for small batches if told so, and is `slow` times slower."""
+    """Takes `start_s`, TOKEN_S and PAIR_S for its runs, and is `slow` times slower."""
 
-    def __init__(self, *, ramp_tokens: int = 0, slow: float = 1.0) -> None:
+    def __init__(self, *, start_s: float = START_S, slow: float = 1.0) -> None:
         self.now_s = 0.0
         self.shapes: list[tuple[int, int]] = []
-        self._ramp_tokens = ramp_tokens
+        self._start_s = start_s
         self._slow = slow
 
     def run(self, size: int, length: int) -> None:
         self.shapes.append((size, length))
-        tokens = max(size * length, self._ramp_tokens)
-        self.now_s += self._slow * (START_S + tokens * TOKEN_S + size * length**2 * PAIR_S)
+        self.now_s += self._slow * (self._start_s + size * length * TOKEN_S + size * length**2 * PAIR_S)
 
 
 def measured(machine: Machine, longest: int | None = None, most_tokens: int = 2048) -> Cost:
@@ -39,16 +38,16 @@ def test_runs_are_predicted_from_the_few_that_were_measured(size: int, length: i
     assert cost.seconds(size, length) == pytest.approx(truth_s, rel=0.12)
 
 
-def test_batches_grow_to_where_they_stop_paying() -> None:
-    assert measured(Machine(ramp_tokens=256, slow=0.01)).batch_tokens in {256, 512, 1024}
-    assert measured(Machine(ramp_tokens=2048, slow=0.01)).batch_tokens == 2048
+@pytest.mark.parametrize(("start_s", "enough"), [(0.0, 256), (0.1, 512)])
+def test_batches_grow_to_where_they_stop_paying(start_s: float, enough: int) -> None:
+    assert measured(Machine(start_s=start_s, slow=0.01)).batch_tokens == enough
 
 
 def test_a_slow_machine_is_measured_for_a_bounded_time_and_given_small_batches() -> None:
     machine = Machine(slow=1000)
     cost = measured(machine)
     assert len(set(machine.shapes)) == 2
-    assert cost.batch_tokens == 128
+    assert cost.batch_tokens == 256
     assert cost.seconds(1, 16) == pytest.approx(1000 * (START_S + 16 * TOKEN_S), rel=0.5)
 
 

@@ -1,0 +1,46 @@
+"""From a thread to the event loop and back."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVarTuple, Unpack
+
+Arguments = TypeVarTuple("Arguments")
+_TURNS, _BREATH_S = 8, 0.02  # of the event loop in a breath, and how long they may take
+
+
+class Bridge:
+    """Lets a thread call into an event loop, and wait until that has caught up."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def connect(self) -> None:
+        """Leads to the running event loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` was called."""
+        return self._loop is not None
+
+    def tell(self, function: Callable[[Unpack[Arguments]], None], *arguments: *Arguments) -> None:
+        """Calls in the event loop, unless that has ended."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def breathe(self) -> None:
+        """Waits for a few turns of the event loop: what it was told is done, and what came meanwhile is read.
+
+        There is no clock in it: turns of a loop that has nothing to do take no time. Why it pays is in
+        docs/decisions/0022.
+        """
+        caught_up = threading.Event()
+        self.tell(self._turn, _TURNS, caught_up)
+        caught_up.wait(_BREATH_S)
+
+    def _turn(self, turns: int, caught_up: threading.Event) -> None:
+        if turns and self._loop is not None:
+            self._loop.call_soon(self._turn, turns - 1, caught_up)
+        else:
+            caught_up.set()
