@@ -159,7 +159,7 @@ def test_good_answers_stay_while_neighbours_leave_at_random_moments(neighbours: 
 
 def test_all_is_well_after_a_time_in_which_everybody_left(neighbours: Server, good: list[Case]) -> None:
     before = samples(neighbours, "tiny")["cancelled"]
-    body = hidden_case("tiny", 7, [100] * 40).body
+    body = hidden_case("tiny", 7, [1500] * 3).body  # long runs: some wait while everybody leaves
     leavers = [threading.Thread(target=leave, args=(neighbours, body, 0.01 * (n % 4), 1.0)) for n in range(60)]
     for leaver in leavers:
         leaver.start()
