@@ -1,8 +1,6 @@
 """`/v2/repository`: which models are here, and, where a setting allows it, loading and unloading them."""
 
 import asyncio
-import ctypes
-import gc
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -20,6 +18,7 @@ from service.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from service.memory import give_back
 from service.repository import Model, Repository, find_versions
 from service.settings import Settings
 
@@ -154,11 +153,4 @@ async def _end(models: list[Model]) -> None:
     """Waits until their queues have run out, then gives their memory back."""
     while models:  # popped, so that no name here refers to them any more
         await models.pop().batcher.wait_closed()
-    await asyncio.to_thread(_give_memory_back)
-
-
-def _give_memory_back() -> None:
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps most of what was freed until it is asked
-    if trim is not None:
-        trim(0)
+    await asyncio.to_thread(give_back)
