@@ -16,6 +16,7 @@ from load_tests.peer_servers import PROGRAMS, install
 from tests.server import Server
 from tests.service.inference import MASK, ROWS, forward
 
+pytestmark = pytest.mark.long  # their packages are downloaded and installed first
 ROOT = Path(__file__).parent.parent
 CLIENTS = ROOT / "tests" / "clients"
 EXPECTED = ["block_output", "layers.1.attention_weights", "layers.0.query"]
@@ -129,7 +130,6 @@ def test_tritonclients_asyncio_client_is_served(
     }
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)  # the first time, its 40 packages are installed
 def test_kserves_client_is_served(server: Server, expected: dict[str, NDArray[np.float32]], tmp_path: Path) -> None:
     facts, answers = use(PROGRAMS / "kserve.txt", "kserve_rest.py", server.url, tmp_path)

@@ -14,6 +14,7 @@ from tests.server import Server
 from tests.service.inference import ROWS, forward
 from tests.test_clients import CLIENTS, ROOT, environment, run, use
 
+pytestmark = pytest.mark.long  # their packages are downloaded and installed first
 PINS = CLIENTS / "tritonclient.txt"
 WEIGHTS = "layers.1.attention_weights"
 TRIMMED = {f"inference.Model{name}" for name in ("Config", "Input", "Output", "VersionPolicy", "DynamicBatching")}
