@@ -76,10 +76,11 @@ class Door:
     def _shed(self, scope: Scope) -> None:
         """Refuses, before the body is read, what cannot be served now or at all."""
         self._lifecycle.hold_open()
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._settings.max_body_bytes:
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        scope["length"] = int(length) if length.isdigit() else None
+        if scope["length"] is not None and scope["length"] > self._settings.max_body_bytes:
             raise _too_large(self._settings)
-        self._places.hold()
+        self._places.hold(scope["length"] or 0)
         if scope["method"] == "POST":
             hold_queue(self._load_of(scope["path"]), self._settings)
 
@@ -111,18 +112,18 @@ class Door:
             chunks.append(chunk)
             whole = not message.get("more_body", False)
             if whole or size >= _ROOMLESS_BYTES:
-                self._take_place(scope)
+                self._take_place(scope, size if whole else scope["length"] or self._settings.max_body_bytes)
             if whole:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _take_place(self, scope: Scope) -> None:
+    def _take_place(self, scope: Scope, size_bytes: int) -> None:
         if "under_way" not in scope:
-            self._places.take()
-            scope["under_way"] = True
+            self._places.take(size_bytes)
+            scope["under_way"] = size_bytes
 
     def _leave(self, scope: Scope) -> None:
-        if scope.pop("under_way", False):
-            self._places.leave()
+        if (size_bytes := scope.pop("under_way", None)) is not None:
+            self._places.leave(size_bytes)
 
     async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Runs the application, and cancels it when the client leaves; its place is free before its last byte goes."""

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         16 * 2**20, description="Largest request body, in bytes, inflated if it comes compressed (413)."
     )
     max_in_flight: int = Field(256, ge=1, description="Requests under way at once (429 beyond).")
+    max_bodies_bytes: Bytes = Field(
+        256 * 2**20, description="Bodies of all requests under way, in bytes; one of the largest is always taken (429)."
+    )
     max_outputs: int = Field(1024, ge=1, description="Tensors one request may ask for, after expansion (422).")
     max_request_tokens: int = Field(16_384, ge=1, description="Positions of all sequences of a request (422).")
     max_attention_cells: int = Field(

@@ -7,7 +7,7 @@ from service.errors import GlassblockError, OverloadedError, UnavailableError
 from service.queue import Load
 from service.settings import Settings
 
-SHED_CODES = frozenset({"in_flight", "queue_full"})
+SHED_CODES = frozenset({"in_flight", "bodies_full", "queue_full"})
 _ERRORS = {429: OverloadedError, 503: UnavailableError}
 
 

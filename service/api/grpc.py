@@ -183,7 +183,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         if path in _PROBE_PATHS:
             return await self._work(path, await self._read(context))
         self._served.lifecycle.hold_open()
-        self._places.take()
+        self._places.take(0)  # its message is read by grpc, which holds it against max_body_bytes alone
         task = asyncio.current_task()
         try:
             if task:
@@ -191,7 +191,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
             return await self._work(path, await self._read(context))
         finally:
             self._calls.discard(task)
-            self._places.leave()
+            self._places.leave(0)
 
     async def _read(self, context: Any) -> bytes:
         settings = self._served.settings

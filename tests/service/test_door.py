@@ -34,14 +34,22 @@ def ask(server: Server, length: int) -> int:
     return httpx.post(f"{server.url}/v1/models/tiny/forward", json=body, timeout=30).status_code
 
 
+def until_in_flight(server: Server, count: int) -> None:
+    deadline_s = time.monotonic() + 5
+    with server.client() as client:
+        while f"glassblock_in_flight_requests {float(count)}" not in client.get("/metrics").text:
+            assert time.monotonic() < deadline_s
+
+
 @contextlib.contextmanager
 def under_way(server: Server, *lengths: int) -> Iterator[None]:
     """Good requests, of which the first has begun its run and the others wait; at the end, all have been answered."""
     with ThreadPoolExecutor(len(lengths)) as threads:
         futures = []
-        for length in lengths:
+        for count, length in enumerate(lengths, 1):
             futures.append(threads.submit(ask, server, length))
-            time.sleep(0.3)
+            until_in_flight(server, count)
+            time.sleep(0.1)  # the first one's run begins, and what comes after it waits
         yield
         assert [future.result() for future in futures] == [200] * len(lengths)
 
@@ -74,6 +82,29 @@ def test_with_a_full_queue_a_request_is_refused_before_its_body_and_other_models
         assert httpx.get(f"{server.url}/v1/models/tiny").status_code == 200
         body = {"hidden_states": [[[0.5] * 512]]}
         assert httpx.post(f"{server.url}/v1/models/head-256/forward", json=body).status_code == 200
+
+
+def test_bodies_take_no_more_memory_than_a_limit_and_one_of_the_largest_is_always_taken(
+    models: Path, tmp_path: Path
+) -> None:
+    head = b"POST /v1/models/tiny/forward HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n"
+    with (
+        running(models, tmp_path, max_body_bytes=200_000, max_bodies_bytes=100_000) as server,
+        connect(server) as first,
+        connect(server) as second,
+    ):
+        first.sendall(head % 180_000 + b" " * 150_000)
+        until_in_flight(server, 1)
+        second.sendall(head % 30_000)
+        refusal = read_one(second)
+        message = "the bodies under way take 200,000 bytes with this one, or more; try again in a moment"
+        assert refusal.failure() == (429, "bodies_full", "", message)
+        assert int(refusal.headers["retry-after"]) in {1, 2}
+        assert httpx.post(f"{server.url}/v1/models/tiny/forward", content=GOOD).status_code == 200
+        first.sendall(b" " * 30_000)
+        assert read_one(first).status == 400
+        second.sendall(b" " * 30_000 + head % len(GOOD) + GOOD)
+        assert read_one(second).status == 200
 
 
 def test_a_place_that_is_gone_when_the_body_is_whole_is_refused_too(models: Path, tmp_path: Path) -> None:
