@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile(
     "quick", max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1500)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=400)
 settings.load_profile("quick")
 
 
