@@ -1,8 +1,9 @@
 """`make bench`: what the server adds to onnxruntime, against raw `session.run` of the same graphs in the same run.
 
-Four scenarios (scenarios.py) on a 768/12/3072 block, JSON both ways. Raw and served take turns, since the machine's
-speed drifts; bodies are prepared, and answers are checked before and not parsed during the measurement. It ends with 1
-if an answer is wrong or a request fails.
+Four scenarios (scenarios.py) on a 768/12/3072 block, in nested JSON, flat JSON and binary, then what the codecs cost
+(codecs.py). Raw and served take turns, since the machine's speed drifts; bodies are prepared, and answers are checked
+before and not parsed during the measurement. It ends with 1 if an answer is wrong or a request fails; goals (goals.py)
+are only shown.
 """
 
 import argparse
@@ -12,26 +13,33 @@ from functools import partial
 from pathlib import Path
 
 from load_tests.ceiling import THREADS, Ceiling, lay_out_graphs
-from load_tests.drawing import draw, print_goals, print_tables
-from load_tests.formats import GlassblockJson
+from load_tests.codecs import measure_codecs
+from load_tests.drawing import draw, print_codecs, print_goals, print_tables
+from load_tests.formats import GlassblockJson, InferenceBinary, InferenceJson
 from load_tests.generator import generator
+from load_tests.goals import BINARY, FLAT, NESTED
 from load_tests.measure import Bench, Subject
 from load_tests.report import describe, faults, save
 from load_tests.rounds import run_rounds
+from load_tests.scenarios import Scenario
 from load_tests.server import MODEL, export_model, running_server
 
-NAME = "glassblock-json"
 
+def ours(models: Path, folder: Path, model: str = MODEL) -> list[Subject]:
+    """This project's server with its defaults, spoken to in nested JSON, in flat JSON and in binary."""
+    start = partial(running_server, models, folder, threads=THREADS)
 
-def ours(models: Path, folder: Path, model: str = MODEL) -> Subject:
-    """This project's server with its defaults, in JSON."""
-    return Subject(
-        name=NAME,
-        title="Glassblock (JSON)",
-        format=GlassblockJson(),
-        path=lambda _scenario: f"/v1/models/{model}/forward",
-        start=partial(running_server, models, folder, threads=THREADS),
-    )
+    def forward(_scenario: Scenario) -> str:
+        return f"/v1/models/{model}/forward"
+
+    def infer(scenario: Scenario) -> str:
+        return f"/v2/models/{model}{'.probes' * scenario.attention}/infer"
+
+    return [
+        Subject(NESTED, "Glassblock (JSON)", GlassblockJson(), forward, start),
+        Subject(FLAT, "Glassblock (flat JSON)", InferenceJson(), infer, start),
+        Subject(BINARY, "Glassblock (binary)", InferenceBinary(), infer, start),
+    ]
 
 
 def arguments(description: str, *, seconds: float, rounds: int) -> argparse.ArgumentParser:
@@ -45,21 +53,24 @@ def arguments(description: str, *, seconds: float, rounds: int) -> argparse.Argu
 
 def main() -> None:
     """Measures, prints, writes bench.json and bench.png."""
-    given = arguments("Latency, throughput and cost against raw session.run.", seconds=4, rounds=5).parse_args()
+    given = arguments("Latency, throughput and cost against raw session.run.", seconds=4, rounds=4).parse_args()
     with tempfile.TemporaryDirectory() as name, generator() as run_job:
         folder = Path(name)
         graphs = lay_out_graphs(export_model(folder / "models"), folder / "graphs")
         bench = Bench(Ceiling(graphs), run_job, window_s=given.seconds)
-        subject = ours(folder / "models", folder)
-        rows = run_rounds(bench, [subject], given.rounds)
-    command = f"make bench SECONDS={given.seconds:g} ROUNDS={given.rounds}"
-    report = describe(rows, [subject], bench, given.rounds, command)
-    print_tables(report)
-    print_goals(report, NAME)
+        subjects = ours(folder / "models", folder)
+        command = f"make bench SECONDS={given.seconds:g} ROUNDS={given.rounds}"
+        report = describe(run_rounds(bench, subjects, given.rounds), subjects, bench, given.rounds, command)
+        print_tables(report)
+        print_goals(report)
+        sound = [subject for subject in subjects if not faults(report, subject.name)]
+        report["codecs"] = measure_codecs(sound, bench.ceiling.hidden_size) if sound else {}
+    print_codecs(report)
     save(report, given.out / "bench.json")
     draw(report, given.out / "bench.png")
     print(f"{given.out}/bench.json and bench.png are written")
-    sys.exit("\n".join(faults(report, NAME)) or None)
+    wrong = [f"{subject.title}, {fault}" for subject in subjects for fault in faults(report, subject.name)]
+    sys.exit("\n".join(wrong) or None)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from load_tests.measure import Bench, Slice, Subject
 from load_tests.rounds import Row, Rows
 from load_tests.scenarios import SCENARIOS, Scenario
 
-S1_GOAL = 1.8  # p50 of a served request over p50 of the raw run, in JSON
-GOALS = {"S1": 0.55, "S2": 0.45, "S3": 0.45}  # of the ceiling, in JSON
 _LOAD_AVERAGE = round(os.getloadavg()[0], 2)  # when the run begins: what others do to the machine
 _VERSIONS = ("onnxruntime", "numpy", "fastapi", "uvicorn", "orjson")
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from load_tests import bench_peers, drawing, peer_servers, report, usage
-from load_tests.bench import NAME, ours
+from load_tests.bench import ours
 from load_tests.ceiling import Ceiling, lay_out_graphs
 from load_tests.formats import GlassblockJson
 from load_tests.generator import Counted, Job, generator, run_job
+from load_tests.goals import BINARY, FLAT, NESTED
 from load_tests.measure import Bench, Subject
 from load_tests.rounds import run_rounds
 from load_tests.scenarios import SCENARIOS
@@ -53,11 +54,11 @@ def bench(folder: Path) -> Iterator[Bench]:
 
 @pytest.fixture(scope="module")
 def measured(bench: Bench, folder: Path) -> dict[str, Any]:
-    """One round of this server, of a peer, and of servers that answer wrongly or do not start."""
+    """One round of this server in its three formats, of a peer, and of servers that answer wrongly or do not start."""
     wrong = partial(running_server, folder / "models", folder)
     naive, _, _, kserve, *_ = peer_servers.PEERS
     subjects = [
-        ours(folder / "models", folder, MODEL),
+        *ours(folder / "models", folder, MODEL),
         naive.subject(Path(sys.executable), folder, bench.ceiling.hidden_size),
         kserve.subject(Path(sys.executable), folder, bench.ceiling.hidden_size),
         Subject("other", "Other weights", GlassblockJson(), lambda _: f"/v1/models/{OTHER_WEIGHTS}/forward", wrong),
@@ -79,12 +80,13 @@ def test_the_scenarios_are_those_documented() -> None:
     assert rows == [("S1", "1", "128"), ("S2", "16", "16"), ("S3", "32", "T"), ("S4", "4", "64")]
 
 
-def test_a_report_has_every_figure_of_every_scenario(measured: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [NESTED, FLAT, BINARY])
+def test_a_report_has_every_figure_of_every_scenario(name: str, measured: dict[str, Any], tmp_path: Path) -> None:
     report.save(measured, tmp_path / "bench.json")
     document = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     assert list(document["scenarios"]) == ["S1", "S2", "S3", "S4"]
     for scenario in document["scenarios"].values():
-        row = scenario["servers"][NAME]
+        row = scenario["servers"][name]
         assert row.keys() == FIGURES
         assert row["requests"] > 0
         assert (row["failed"], row["reason"]) == (0, "")
@@ -93,7 +95,7 @@ def test_a_report_has_every_figure_of_every_scenario(measured: dict[str, Any], t
         assert row["cpu_s_per_1000"] > 0
         assert row["peak_rss_mib"] >= row["pss_mib"] > 10
         assert str(scenario["ceiling_batch"]) in scenario["ceiling"]
-    assert report.faults(document, NAME) == []
+    assert report.faults(document, name) == []
 
 
 def test_a_peer_with_right_answers_has_figures(measured: dict[str, Any]) -> None:
