@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MEASURE_S = 0.5  # of measuring, after which no further shape is run
+MEASURE_S = 0.15  # of measuring, after which no further shape is run: a start waits for it
 _ROUNDS = 3
 _SHORT, _SIZES, _LONG = 16, (1, 2, 4, 8, 16, 32), (128, 512)  # lengths in batches of these sizes, and alone
 _PAYS = 0.99  # of the best rate: a batch that reaches it is large enough
