@@ -19,6 +19,7 @@ _CONFIGURATION = """
 defaults
   mode http
   timeout connect 2s
+  timeout check 2s
   timeout client 30s
   timeout server 30s
   retries 3

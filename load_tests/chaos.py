@@ -23,7 +23,7 @@ from pathlib import Path
 from load_tests.balancer import Balancer, balancing, find_haproxy
 from load_tests.connection import Connection
 from load_tests.open_loop import GOOD, forward_request
-from load_tests.sender import Sender
+from load_tests.sender import Exchange, Sender
 from load_tests.server import export_model, start_server, wait_until_ready
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
@@ -183,19 +183,18 @@ async def roll(replicas: list[Replica], balancer: Balancer, restarts: int) -> Ro
     rolling, start_s = Rolling(), time.perf_counter()
     kept_request = await asyncio.to_thread(forward_request, balancer.address, POSITIONS)
     new_request = kept_request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-    senders = [
-        Sender(balancer.address, request, 256, 30, lambda done, seen=seen: seen.update([done.outcome]))
-        for request, seen in ((kept_request, rolling.kept), (new_request, rolling.new))
-    ]
+    senders = [Sender(balancer.address, request, 256, 30) for request in (kept_request, new_request)]
+    exchanges: list[list[Exchange]] = [[], []]
     restarting = asyncio.create_task(asyncio.to_thread(_restart_in_turn, replicas, balancer, restarts))
     sent = 0
     while not restarting.done() or sent < restarts * LEAST_REQUESTS_A_RESTART:
-        senders[sent % 2].send(time.perf_counter())
+        exchanges[sent % 2].append(senders[sent % 2].send(time.perf_counter()))
         sent += 1
         await asyncio.sleep(max(start_s + sent / RATE - time.perf_counter(), 0))
     for sender in senders:
         await sender.rest()
         await sender.close()
+    rolling.kept, rolling.new = (Counter(exchange.outcome for exchange in one) for one in exchanges)
     rolling.exit_codes, rolling.served = await restarting, balancer.served()
     rolling.seconds = time.perf_counter() - start_s
     return rolling
