@@ -53,10 +53,10 @@ class Soaked:
 
     @property
     def growth(self) -> float:
-        """By what share the server's memory grew in the second half: its last tenth against its first."""
+        """By what share the server's memory grew in the second half: its last fifth against its first."""
         half = self.rss_bytes[len(self.rss_bytes) // 2 :]
-        tenth = max(len(half) // 5, 1)
-        return statistics.median(half[-tenth:]) / statistics.median(half[:tenth]) - 1
+        fifth = max(len(half) // 5, 1)
+        return statistics.median(half[-fifth:]) / statistics.median(half[:fifth]) - 1
 
     def faults(self) -> list[str]:
         """Sentences for answers that were not as they are alone."""
