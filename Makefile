@@ -7,6 +7,8 @@ USERS ?= 8
 TIME ?= 30
 RATE ?= 20
 MINUTES ?= 4
+RESTARTS ?= 10
+REQUESTS ?= 100000
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Docker: DOCKER_NETWORK=host where the engine has no bridge; PROVIDER=cuda for NVIDIA's GPUs.
@@ -17,7 +19,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-image fuzz serve load load-open overload bench bench-peers bench-refusals openapi image clean
+.PHONY: install check test test-long test-image fuzz serve load load-open overload chaos soak bench bench-peers bench-refusals openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -65,6 +67,12 @@ load-open: install  ## RATE requests a second for TIME seconds, due whether the 
 
 overload: install  ## Five times the measured peak: goodput, codes, and a quick answer afterwards
 	$(BIN)/python -m load_tests.overload
+
+chaos: install  ## Servers stopped while clients ask, RESTARTS of them behind haproxy (apt-get install haproxy): docs/reliability.md
+	$(BIN)/python -m load_tests.chaos --restarts $(RESTARTS)
+
+soak: install  ## REQUESTS from many clients, each answer bit for bit as alone, and no memory lost: docs/reliability.md
+	$(BIN)/python -m load_tests.soak --requests $(REQUESTS)
 
 bench: install  ## Latency, throughput and cost against raw session.run; SECONDS and ROUNDS shorten it
 	$(BIN)/python -m load_tests.bench $(LENGTH)

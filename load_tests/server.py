@@ -40,7 +40,7 @@ def export_model(models: Path, name: str = MODEL, **sizes: int) -> Path:
 
 @contextmanager
 def running_server(
-    models: Path, folder: Path, cores: frozenset[int] | None = None, **settings: object
+    models: Path, folder: Path, cores: frozenset[int] | None = None, program: str = "service", **settings: object
 ) -> Iterator[RunningServer]:
     """A server on a free port, stopped at the end.
 
@@ -48,18 +48,15 @@ def running_server(
         models: the models folder.
         folder: where its banner is kept.
         cores: those it may use; without, those of this process.
+        program: the module that is run.
         settings: the server's flags, such as `threads=2`.
 
     Raises:
         RuntimeError: it did not become ready; holds what it said.
     """
-    banner = folder / "banner"
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "service", f"--models={models}", "--http-port=0", *flags]
-    with banner.open("wb") as err, _pinned(cores):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
+    process = start_server(models, folder / "banner", cores, program, **settings)
     try:
-        yield RunningServer(_wait_for_address(process, banner), process.pid)
+        yield RunningServer(wait_until_ready(process, folder / "banner"), process.pid)
     finally:
         process.terminate()
         try:
@@ -67,6 +64,18 @@ def running_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def start_server(
+    models: Path, banner: Path, cores: frozenset[int] | None = None, program: str = "service", **settings: object
+) -> subprocess.Popen[bytes]:
+    """Starts a server, on a free port unless `http_port` is among the settings; its banner goes into the file."""
+    named = {"http_port": 0, **settings}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
+    with banner.open("wb") as err, _pinned(cores):
+        return subprocess.Popen(
+            [sys.executable, "-m", program, f"--models={models}", *flags], stdout=subprocess.DEVNULL, stderr=err
+        )
 
 
 @contextmanager
@@ -92,7 +101,12 @@ def _pinned(cores: frozenset[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def _wait_for_address(process: subprocess.Popen[bytes], banner: Path) -> str:
+def wait_until_ready(process: subprocess.Popen[bytes], banner: Path) -> str:
+    """The address of a server once it is ready, host:port.
+
+    Raises:
+        RuntimeError: it did not become ready; holds what it said.
+    """
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         if found := re.search(r"ready +(http://\S+)/readyz", banner.read_text()):

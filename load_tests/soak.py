@@ -1,0 +1,195 @@
+"""`make soak`: many clients for long, every answer compared bit for bit, and no memory lost.
+
+Each of the requests is asked alone first. Then clients ask them at random, at the same time, in JSON and in bytes; one
+in five leaves before its answer. An answer that differs in a bit from the one alone is a mismatch: whatever it was
+batched, padded or cancelled with must not show. The server's memory is looked at from the middle on. That this look
+sees a leak is shown first, on a server that keeps every request.
+"""
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import orjson
+import psutil
+import uvloop
+
+from load_tests.connection import Answer, Connection
+from load_tests.server import export_model, running_server
+
+MODEL, HIDDEN_SIZE = "small", 64
+SIZES = {"hidden_size": HIDDEN_SIZE, "num_attention_heads": 4, "intermediate_size": 256}
+LONGEST, SEQUENCES_A_LENGTH = 80, 3
+CLIENTS = 32
+LEAVING_SHARE, LEAVE_WITHIN_S = 0.2, 0.02
+LOOKS = 200
+MOST_GROWTH = 0.02
+LEAKING, LEAKING_REQUESTS = "tests.service.leaking_service", 4000
+
+
+@dataclass(slots=True)
+class Soaked:
+    """What became of the requests.
+
+    Attributes:
+        asked: how many were sent.
+        outcomes: "equal", "left", "other bits", "status 503" or an exception's name, each with its count.
+        rss_bytes: of the server, every so many requests.
+        seconds: that it took.
+    """
+
+    asked: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    rss_bytes: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def growth(self) -> float:
+        """By what share the server's memory grew in the second half: its last fifth against its first."""
+        half = self.rss_bytes[len(self.rss_bytes) // 2 :]
+        fifth = max(len(half) // 5, 1)
+        return statistics.median(half[-fifth:]) / statistics.median(half[:fifth]) - 1
+
+    def faults(self) -> list[str]:
+        """Sentences for answers that were not as they are alone."""
+        wrong = {name: count for name, count in self.outcomes.items() if name not in {"equal", "left"}}
+        return [f"expected the bits of the answer alone, got {name} {count} times" for name, count in wrong.items()]
+
+    def leaks(self) -> list[str]:
+        """A sentence if memory grew by more than it may."""
+        if self.growth <= MOST_GROWTH:
+            return []
+        return [f"memory grew by {self.growth:.1%} in the second half, more than {MOST_GROWTH:.0%}"]
+
+    def describe(self) -> str:
+        """One line for people."""
+        outcomes = ", ".join(f"{count:,} {name}" for name, count in self.outcomes.most_common())
+        middle, last = (self.rss_bytes[at] / 2**20 for at in (len(self.rss_bytes) // 2, -1))
+        return (
+            f"{self.asked:,} requests in {self.seconds:.0f} s: {outcomes}; "
+            f"RSS {middle:.1f} MiB in the middle, {last:.1f} at the end, growth {self.growth:+.2%}"
+        )
+
+
+def canaries(address: str) -> list[bytes]:
+    """Requests of every length, no two alike, as JSON on /v1 and as bytes on /v2."""
+    generator = np.random.default_rng(0)
+    requests = []
+    for length in [*range(1, LONGEST + 1)] * SEQUENCES_A_LENGTH:
+        states = generator.standard_normal((length, HIDDEN_SIZE)).astype("<f4")
+        body = orjson.dumps({"hidden_states": [states.tolist()]})
+        requests.append(_post(address, "v1", "forward", "Content-Type: application/json", body))
+        states = generator.standard_normal((length, HIDDEN_SIZE)).astype("<f4")
+        requests.append(_post(address, "v2", "infer", "Inference-Header-Content-Length: 0", states.tobytes()))
+    return requests
+
+
+def _post(address: str, face: str, verb: str, header: str, body: bytes) -> bytes:
+    head = f"POST /{face}/models/{MODEL}/{verb} HTTP/1.1\r\nHost: {address}\r\n{header}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Soak:
+    """Clients that ask a server until so many requests have been sent.
+
+    Args:
+        address: host:port.
+        pid: of the server.
+        requests: to send in all.
+    """
+
+    def __init__(self, address: str, pid: int, requests: int) -> None:
+        self._address = address
+        self._server = psutil.Process(pid)
+        self._requests = requests
+        self._pairs: list[tuple[bytes, bytes]] = []
+        self.soaked = Soaked()
+
+    async def run(self) -> Soaked:
+        """Asks each request alone, then all of them at once, again and again."""
+        connection = await Connection.open(self._address)
+        for request in canaries(self._address):
+            answer = await connection.ask(request)
+            if answer.status != 200:
+                raise RuntimeError(f"expected 200 for a request alone, got {answer.status}")
+            self._pairs.append((request, answer.body))
+        connection.leave()
+        start_s = time.monotonic()
+        async with asyncio.TaskGroup() as clients:
+            for number in range(CLIENTS):
+                clients.create_task(self._be_a_client(random.Random(number)))  # noqa: S311 - no secret
+        self.soaked.seconds = time.monotonic() - start_s
+        return self.soaked
+
+    async def _be_a_client(self, dice: random.Random) -> None:
+        connection = None
+        while self.soaked.asked < self._requests:
+            self._count()
+            connection = connection or await Connection.open(self._address)
+            leaves = dice.random() < LEAVING_SHARE
+            outcome, stays = await self._ask(connection, dice, leaves=leaves)
+            self.soaked.outcomes[outcome] += 1
+            if not stays:
+                connection.leave()
+                connection = None
+        if connection is not None:
+            connection.leave()
+
+    def _count(self) -> None:
+        if self.soaked.asked % max(self._requests // LOOKS, 1) == 0:
+            self.soaked.rss_bytes.append(self._server.memory_info().rss)
+        self.soaked.asked += 1
+
+    async def _ask(self, connection: Connection, dice: random.Random, *, leaves: bool) -> tuple[str, bool]:
+        """What became of one request, and whether its connection can carry another."""
+        request, expected = dice.choice(self._pairs)
+        if leaves:
+            connection.send(request)
+            await asyncio.sleep(dice.random() * LEAVE_WITHIN_S)
+            return "left", False
+        try:
+            answer = await connection.ask(request)
+        except (OSError, asyncio.IncompleteReadError) as fault:
+            return type(fault).__name__, False
+        return _compare(answer, expected), not answer.closes
+
+
+def _compare(answer: Answer, expected: bytes) -> str:
+    if answer.status != 200:
+        return f"status {answer.status}"
+    return "equal" if answer.body == expected else "other bits"
+
+
+def soak(models: Path, folder: Path, requests: int, program: str = "service") -> Soaked:
+    """Soaks a server of this program, started for it."""
+    with running_server(models, folder, program=program) as server:
+        return uvloop.run(Soak(server.address, server.pid, requests).run())
+
+
+def main() -> None:
+    """Prints what was seen; exits with 1 and a sentence if an answer differed or memory grew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=100_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        models = Path(name, "models")
+        export_model(models, MODEL, **SIZES)
+        leaking = soak(models, Path(name), LEAKING_REQUESTS, LEAKING)
+        print(f"with a leak: {leaking.describe()}")
+        if not leaking.leaks():
+            sys.exit("invalid: a server that keeps every request was not found out")
+        soaked = soak(models, Path(name), options.requests)
+        print(soaked.describe())
+    sys.exit("\n".join([*soaked.faults(), *soaked.leaks()]) or 0)
+
+
+if __name__ == "__main__":
+    main()

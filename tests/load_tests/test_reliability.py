@@ -1,0 +1,93 @@
+"""Short runs of `make chaos` and `make soak`, and what they do not let pass."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from load_tests import chaos, soak
+from load_tests.balancer import find_haproxy
+from load_tests.server import export_model
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reliability") / "models"
+    export_model(folder, soak.MODEL, **soak.SIZES)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_answers_among_others_have_the_bits_they_have_alone_and_memory_stays(models: Path, tmp_path: Path) -> None:
+    soaked = soak.soak(models, tmp_path, 4000)
+    assert soaked.faults() + soaked.leaks() == []
+    assert soaked.outcomes.keys() == {"equal", "left"}
+    assert soaked.outcomes.total() == soaked.asked == 4000
+    assert 0.15 < soaked.outcomes["left"] / 4000 < 0.25
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_the_same_look_at_memory_finds_a_server_that_keeps_every_request(models: Path, tmp_path: Path) -> None:
+    soaked = soak.soak(models, tmp_path, 4000, soak.LEAKING)
+    assert soaked.faults() == []
+    assert [sentence.partition(" by ")[0] for sentence in soaked.leaks()] == ["memory grew"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_what_a_server_was_sent_before_sigterm_is_answered_with_200(models: Path, tmp_path: Path) -> None:
+    (stop,) = chaos.stop_often(models, tmp_path, 1)
+    assert stop.before.keys() == {"200"}
+    assert stop.before["200"] >= chaos.CLIENTS
+    assert stop.exit_code == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_two_rolling_restarts_lose_no_request(models: Path, tmp_path: Path) -> None:
+    haproxy = find_haproxy()
+    assert haproxy is not None, "apt-get install haproxy"
+    rolling = chaos.roll_behind(haproxy, models, tmp_path, 2, 1.0)
+    assert rolling.faults() == []
+    assert rolling.kept.keys() == rolling.new.keys() == {"200"}
+    assert rolling.kept.total() + rolling.new.total() >= 2 * chaos.LEAST_REQUESTS_A_RESTART
+    assert rolling.exit_codes == [0, 0]
+
+
+def test_memory_is_compared_from_the_middle_on() -> None:
+    warming_up = [100 * MIB] * 50 + [150 * MIB] * 50
+    growing = [150 * MIB] * 50 + [150 * MIB + at * MIB // 10 for at in range(50)]
+    assert soak.Soaked(rss_bytes=warming_up).leaks() == []
+    assert soak.Soaked(rss_bytes=growing).leaks() == ["memory grew by 2.7% in the second half, more than 2%"]
+
+
+def test_an_answer_of_other_bits_and_one_that_did_not_come_are_faults() -> None:
+    outcomes = Counter({"equal": 5, "left": 2, "other bits": 1, "ConnectionResetError": 2})
+    assert soak.Soaked(outcomes=outcomes).faults() == [
+        "expected the bits of the answer alone, got other bits 1 times",
+        "expected the bits of the answer alone, got ConnectionResetError 2 times",
+    ]
+
+
+def test_what_clients_may_not_see_of_a_stop_is_said() -> None:
+    good, late = Counter({"200": 9}), Counter({"200": 1, "503": 2})
+    assert chaos.Stop(good, late).faults() == []
+    assert chaos.Stop(good + late, Counter(["ConnectionResetError"]), exit_code=-9).faults() == [
+        "sent before the signal: expected 200 alone, got 503",
+        "sent after the signal: expected 200 or 503, got ConnectionResetError",
+        "expected exit code 0 after SIGTERM, got -9",
+    ]
+
+
+def test_what_clients_may_not_see_of_rolling_restarts_is_said() -> None:
+    good = Counter({"200": 9})
+    assert chaos.Rolling(good, good, [0, 0], {"replica0": 9, "replica1": 9}).faults() == []
+    assert chaos.Rolling(good, Counter(["503"]), [0, 1], {"replica0": 10, "replica1": 0}).faults() == [
+        "while replicas restarted: expected 200 alone, got 503",
+        "expected exit code 0 after each SIGTERM, got [1]",
+        "invalid: replica1 was never asked",
+    ]
