@@ -17,6 +17,7 @@ from service.outlet import Outlet
 from service.settings import Settings
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
+FAREWELL_S = 0.3  # for a request that crosses with the end of the server, on a connection that was idle
 _TIMER_SLACK_S = 0.002  # the event loop counts in milliseconds
 
 
@@ -140,10 +141,10 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
-        """Closes an idle connection; a busy one closes after its answer."""
-        if self.cycle is None or self.cycle.response_complete:
-            self._hang_up()
-        else:
+        """Closes an idle connection soon: what comes until then is told so; a busy one closes after its answer."""
+        if self._phase == "idle":
+            self._set_deadline(self.loop.time() + FAREWELL_S)
+        elif self._phase != "head":
             self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
