@@ -20,6 +20,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _SOURCES = Literal["bert", "glassblock", "minilm", "module", "random", "torch_encoder"]
 _MODEL, _SHAPE, _MODULE = "Weights that exist", "A block's shape: random, glassblock, torch_encoder", "Your own module"
+_signals: list[int] = []  # that have come and ask for the end
 # What stands in for the default model where its package cannot be had: one block that anything can run.
 _SEEDED = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_layers": 1}
 
@@ -78,7 +79,13 @@ def _export(options: Options, place: Place, console: Console, *, overwrite: bool
     from export.artifact import write_artifact  # noqa: PLC0415 - torch, not before the options are known to be good
 
     try:
-        with Steps(console, source) as step:
+        with Steps(console, source) as steps:
+
+            def step(description: str) -> None:
+                if _signals:
+                    _end(_signals[0])
+                steps(description)
+
             proof = write_artifact(source, place, step, overwrite=overwrite)
     except ParityError as error:
         _print_proof(error.proof)
@@ -106,13 +113,21 @@ def _print_proof(proof: Proof) -> None:
 
 
 def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
-    # As an exception, so that what was half written is removed on the way out.
+    # As an exception, so that what was half written is removed on the way out; a library may swallow one that comes to
+    # it in the wrong moment, so the next step looks, too.
+    _signals.append(signum)
+    _end(signum)
+
+
+def _end(signum: int) -> NoReturn:
     sys.exit(128 + signum)
 
 
 def main() -> None:
     """The command `glassblock-export`: exit code 0, or 1 with one sentence on stderr, 2 for a wrong option."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     sys.path.insert(0, str(Path.cwd()))  # where --source module looks first, as `python -m` does
     try:
         app(prog_name="glassblock-export")

