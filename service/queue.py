@@ -7,6 +7,7 @@ that can be told: whoever comes later than an entry's place is behind it for goo
 
 import asyncio
 import bisect
+import math
 import threading
 import time
 from collections import deque
@@ -18,7 +19,8 @@ from service.engine import Item, Result
 
 PRIORITY_STEP_S = 1.0  # that one priority less may be overtaken for
 PATIENCE = 10.0  # times its own run's cost that an entry may be overtaken for
-_LEARNING, _MOST_PACE = 0.1, 100.0
+_WINDOW_S, _DOUBT_S = 5.0, 0.1  # of runs that a pace is taken from, and that say little of it yet
+_MOST_PACE = 100.0  # of one run: more is a stall
 _CANDIDATES = 512  # of one kind, first in line, that a batch is chosen from
 
 
@@ -97,20 +99,20 @@ class Queue(Generic[Item, Result]):
         self._tokens_in = self._tokens_out = 0
         self._seconds_in = self._seconds_out = 0.0
 
-        self._pace, self._runs = 0.0, 0  # until the first run nothing is known
+        self._ran_s = self._predicted_s = 0.0  # of the last runs
 
     @property
     def load(self) -> Load:
         """What waits, at the pace of the last runs."""
         waiting_s = max(0.0, self._seconds_in - self._seconds_out)
-        return Load(self._tokens_in - self._tokens_out, waiting_s * self._pace)
+        return Load(self._tokens_in - self._tokens_out, waiting_s * self._ran_s / (self._predicted_s + _DOUBT_S))
 
     def keep_pace(self, batch: list[Entry[Item, Result]], run_s: float) -> None:
         """Learns how much longer, or shorter, runs take than was predicted of their entries one by one."""
-        if predicted_s := sum(entry.cost_s for entry in batch):
-            self._runs += 1
-            weight = max(_LEARNING, 1 / self._runs)  # a mean at first, then one that forgets
-            self._pace += weight * (min(run_s / predicted_s, _MOST_PACE) - self._pace)
+        predicted_s = sum(entry.cost_s for entry in batch)
+        kept = math.exp(-predicted_s / _WINDOW_S)
+        self._ran_s = kept * self._ran_s + min(run_s, _MOST_PACE * predicted_s)
+        self._predicted_s = kept * self._predicted_s + predicted_s
 
     def put(self, entry: Entry[Item, Result]) -> None:
         """Adds an entry; from the event loop."""

@@ -87,15 +87,29 @@ def test_what_comes_after_a_take_ends_the_next_wait() -> None:
 
 def test_the_wait_is_predicted_from_what_waits_at_the_pace_of_the_last_runs() -> None:
     waiting = Waiting(lambda _: [0])
-    for item in range(100):
+    for item in range(1600):
         waiting.put(item, cost_s=0.02)
-    assert waiting.queue.load == (300, 0)  # before any run has shown what a prediction is worth
-    waiting.queue.keep_pace(waiting.queue.take(), 0.02)
-    assert waiting.queue.load.wait_s == pytest.approx(99 * 0.02)
-    for _ in range(59):
+    assert waiting.queue.load == (4800, 0)  # before any run has shown what a prediction is worth
+    for _ in range(500):
+        waiting.queue.keep_pace(waiting.queue.take(), 0.02)
+    assert waiting.queue.load.wait_s == pytest.approx(1100 * 0.02, rel=0.05)
+    for _ in range(1000):
         waiting.queue.keep_pace(waiting.queue.take(), 0.01)  # in half of the time that was predicted
-    assert waiting.queue.load.tokens == 120
-    assert waiting.queue.load.wait_s == pytest.approx(0.4, rel=0.01)
+    assert waiting.queue.load.tokens == 300
+    assert waiting.queue.load.wait_s == pytest.approx(100 * 0.01, rel=0.05)
+    waiting.take_all()
+
+
+def test_one_short_run_that_stalls_says_little_of_what_waits() -> None:
+    waiting = Waiting(lambda _: [0])
+    waiting.put(0, cost_s=0.001)
+    waiting.queue.keep_pace(waiting.queue.take(), 10)
+    for item in range(10):
+        waiting.put(item, cost_s=1)
+    assert waiting.queue.load.wait_s < 10
+    for _ in range(5):
+        waiting.queue.keep_pace(waiting.queue.take(), 3)  # as that one said, but these are long
+    assert waiting.queue.load.wait_s == pytest.approx(15, rel=0.1)
     waiting.take_all()
 
 
