@@ -14,22 +14,6 @@ from xdist.scheduler import LoadFileScheduling
 from tests import artifacts
 from tests.server import Server, link_models, running
 
-SERVED = (
-    "minilm",
-    "minilm-2-5",
-    "textbook-projections",
-    "textbook-attention",
-    "textbook-feed-forward-relu",
-    "textbook-feed-forward-gelu",
-    "textbook-feed-forward-gelu-tanh",
-    "textbook-multi-head",
-    "encoder-pre-gelu",
-    "encoder-post-relu",
-    "my-block",
-    "tiny",
-    "head-256",
-    "causal-final-norm",
-)
 ROOT = Path(__file__).parent.parent
 
 # `make test` and, of the same tests, `make test-long`.
@@ -70,9 +54,9 @@ def artifact() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of every model in SERVED; tests must leave it as it was."""
+    """A server of every model in artifacts.SERVED; tests must leave it as it was."""
     folder = tmp_path_factory.mktemp("server")
-    models = link_models(folder / "models", {name: artifacts.artifact(name) for name in SERVED})
+    models = link_models(folder / "models", {name: artifacts.artifact(name) for name in artifacts.SERVED})
     with running(models, folder, grpc_port=0) as started:
         yield started
 

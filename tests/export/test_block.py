@@ -217,6 +217,7 @@ def test_only_a_final_norm_makes_block_output_a_tensor_of_the_last_layer() -> No
         assert names.index("layer_output") == 15
 
 
+@pytest.mark.long
 def test_shapes_are_what_the_types_say() -> None:
     """In a process of its own: the import hook would otherwise stand inside every traced module."""
     script = """

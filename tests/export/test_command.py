@@ -28,7 +28,8 @@ def test_an_existing_version_is_refused_and_with_overwrite_replaced(tmp_path: Pa
     assert (tmp_path / "x" / "1" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     # What a shell runs in the background ignores SIGINT, and so would the export.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class Twice(nn.Module):
         return (hidden_states * first + second) @ column * first + attention_mask[..., None] * 0
 
 
+@pytest.mark.long
 def test_a_constant_used_twice_is_one_and_in_another_shape_another() -> None:
     graph = trace._trace(Twice(), inputs(2), (stream("block_output", 2),))
     constants = {

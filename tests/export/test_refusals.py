@@ -214,6 +214,7 @@ def test_a_module_whose_answer_moves_with_padding_is_refused(
     )
 
 
+@pytest.mark.long
 def test_a_breach_fails_the_export_and_names_output_batch_error_and_bound(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from tests.conftest import SERVED
+from tests.artifacts import SERVED
 from tests.service.refusal import GOOD, GOOD_ROW, assert_refused, hidden_states, post
 
 PROBE = "expected block_output, a probe, or layers.N.PROBE"

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import SERVED
+from tests.artifacts import SERVED
 
 ROW = [0.5, -1.0, 0.25, 2.0, 1.0, 0.0, 0.0, 1.0]
 BODY = {"hidden_states": [[ROW, ROW]]}

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import SERVED
+from tests.artifacts import SERVED
 from tests.server import Server, running
 from tests.service.inference import ask, assert_same, read, states, tensor
 from tests.service.refusal import assert_refused

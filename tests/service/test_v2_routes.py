@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from service import __version__
-from tests.conftest import SERVED
+from tests.artifacts import SERVED
 from tests.service.inference import ask, states
 from tests.service.refusal import assert_refused
 
@@ -71,7 +71,7 @@ def test_the_configuration_has_the_same_tensors_without_their_batch(client: http
         assert (config["name"], config["max_batch_size"]) == (name, 16_384)
 
 
-def stats(client: httpx.Client, name: str = "textbook-projections") -> dict[str, dict[str, dict[str, int]]]:
+def stats(client: httpx.Client, name: str = "textbook-multi-head") -> dict[str, dict[str, dict[str, int]]]:
     (found,) = client.get(f"/v2/models/{name}/stats").json()["model_stats"]
     assert found.pop("name") == name
     assert found.pop("version") == "1"
@@ -79,12 +79,12 @@ def stats(client: httpx.Client, name: str = "textbook-projections") -> dict[str,
 
 
 def test_statistics_count_sequences_runs_and_what_each_stage_took(client: httpx.Client) -> None:
-    width = client.get("/v1/models/textbook-projections").json()["hidden_size"]
+    width = client.get("/v1/models/textbook-multi-head").json()["hidden_size"]
     made = states(shape=[2, 3, width], data=[0.5] * 6 * width)
     before = stats(client)
     for _ in range(3):
-        assert ask(client, made, model="textbook-projections").status_code == httpx.codes.OK
-    assert ask(client, states(shape=[1]), model="textbook-projections").status_code == 422
+        assert ask(client, made, model="textbook-multi-head").status_code == httpx.codes.OK
+    assert ask(client, states(shape=[1]), model="textbook-multi-head").status_code == 422
     after = stats(client)
     assert after["inference_count"] - before["inference_count"] == 6  # type: ignore[operator]
     assert after["execution_count"] - before["execution_count"] == 3  # type: ignore[operator]
@@ -102,7 +102,7 @@ def test_statistics_count_sequences_runs_and_what_each_stage_took(client: httpx.
 
 
 def test_both_names_of_a_model_and_the_list_of_all_give_the_same_figures(client: httpx.Client) -> None:
-    name = "textbook-projections"
+    name = "textbook-multi-head"
     assert stats(client, name) == stats(client, f"{name}.probes")
     listed = client.get("/v2/models/stats").json()["model_stats"]
     assert [model["name"] for model in listed] == NAMES
