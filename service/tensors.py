@@ -1,6 +1,7 @@
 """The value types: every arrow of the data flow turns one into the next."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +38,64 @@ class Tensors:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Output:
-    """A tensor of a model: a probe of one layer, or `block_output` (layer None)."""
+    """A tensor of a model: a probe of one layer, or of all of them `block_output` or `attention_rollout` (layer None)."""
 
     layer: int | None
     probe: str
+
+
+class Span(NamedTuple):
+    """A slice of an axis, as numpy's basic slicing reads it."""
+
+    start: int | None = None
+    stop: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """What an address asks of the last axis, or of one that it names.
+
+    Attributes:
+        name: entropy, norm, mean, max or top.
+        axis: counted in what the cut left.
+        count: for top, how many.
+    """
+
+    name: str
+    axis: int = -1
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What an address stands for: a tensor, and what is wanted of it.
+
+    Attributes:
+        output: the tensor.
+        cut: an index or a slice for each of its axes but the batch's; empty: all of it.
+        reduction: of what the cut left.
+    """
+
+    output: Output
+    cut: tuple[int | Span, ...] = ()
+    reduction: Reduction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The largest of an axis, the largest first.
+
+    Attributes:
+        values: float32 [..., k].
+        indices: int64 [..., k], where they were in what the cut left.
+    """
+
+    values: Float32Array
+    indices: Int64Array
+
+
+Found = Float32Array | Top
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +105,12 @@ class Sequence:
     Attributes:
         hidden_states: float32 [sequence, hidden], finite, zero where `attention_mask` is False.
         attention_mask: bool [sequence], True = attend.
-        outputs: what the runner is to give, in order.
+        views: what the runner is to give, in order.
     """
 
     hidden_states: Float32Array
     attention_mask: BoolArray
-    outputs: tuple[Output, ...]
+    views: tuple[View, ...]
 
     def __len__(self) -> int:
         """Positions, padding not counted."""
@@ -72,7 +127,7 @@ class BlockRequest:
         input_ids: one array a sequence, int64 [sequence], all within the vocabulary.
         attention_mask: one array a sequence, bool [sequence].
         keys: the names of the answer's tensors, in order, without repetition.
-        outputs: the tensor that each key stands for.
+        views: what each key stands for.
         tokens: the tokens of each sequence, for text alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
@@ -83,15 +138,15 @@ class BlockRequest:
     input_ids: tuple[Int64Array, ...] | None
     attention_mask: tuple[BoolArray, ...]
     keys: tuple[str, ...]
-    outputs: tuple[Output, ...]
+    views: tuple[View, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     timeout_s: float | None
     priority: int
 
     @property
-    def wanted(self) -> tuple[Output, ...]:
-        """The tensors to run for, each once: two keys may stand for one tensor."""
-        return tuple(dict.fromkeys(self.outputs))
+    def wanted(self) -> tuple[View, ...]:
+        """What to run for, each once: two keys may stand for the same."""
+        return tuple(dict.fromkeys(self.views))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +167,14 @@ class BlockResult:
     """What a request gets back, unpadded.
 
     Attributes:
-        outputs: by key, one float32 array a sequence, axes as the manifest says without batch.
+        outputs: by key, one float32 array a sequence, axes as the manifest says without batch, cut and reduced.
         lengths: positions of each sequence.
         tokens: the tokens of each sequence, for text alone.
         queue_s: seconds the slowest sequence waited for a run.
         run_s: seconds of the slowest sequence's run.
     """
 
-    outputs: dict[str, list[Float32Array]]
+    outputs: dict[str, list[Found]]
     lengths: tuple[int, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     queue_s: float
