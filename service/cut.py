@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import EllipsisType
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def read_cut(text: str | None, tensor: TensorSpec, lengths: Sequence[int], place
     return cut
 
 
-def _read_item(text: str, place: str) -> "int | Span | EllipsisType":
+def _read_item(text: str, place: str) -> int | Span | EllipsisType:
     if text == "...":
         return ...
     parts = [part.strip() for part in text.split(":")]
@@ -90,7 +91,7 @@ def read_reduction(
     """
     if text is None:
         return None
-    match = _CALL.fullmatch(text)
+    match = _CALL.fullmatch(text.strip())
     name = match["name"] if match else ""
     if match is None or name not in _ARGUMENTS or (match["argument"] is None) != (_ARGUMENTS[name] is None):
         hint = nearest(text.partition("(")[0], _ARGUMENTS) if name not in _ARGUMENTS else ""
@@ -122,7 +123,7 @@ def _check_cells(
     reduction: Reduction, tensor: TensorSpec, cut: tuple[int | Span, ...], lengths: Sequence[int], place: str
 ) -> None:
     """Of nothing there is neither mean nor maximum."""
-    distinct = sorted(set(lengths)) if cut else []
+    distinct = list(dict.fromkeys(lengths)) if cut else []
     if not distinct:
         return
     sizes = cut_sizes(tensor, cut, distinct)[reduction.axis]
