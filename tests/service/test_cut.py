@@ -104,7 +104,7 @@ BAR = "expected entropy, norm, mean(AXIS), max(AXIS) or top(K) behind the bar"
 LEFT = "expected an axis that is left, one of head, query, key"
 TOP = "expected top(K) with K from 1 to 1,000,000"
 WRONG_REDUCTIONS = {
-    "": BAR, "min(head)": BAR, "norm()": BAR, "entropy(key)": BAR, "mean": BAR, "top": BAR, 
+    "": BAR, "min(head)": BAR, "norm()": BAR, "entropy(key)": BAR, "mean": BAR, "top": BAR,
     "norm|norm": f"{BAR}; did you mean norm?",
     "entropi": f"{BAR}; did you mean entropy?", "maxx(key)": f"{BAR}; did you mean max?",
     "mean()": LEFT, "mean(0)": LEFT, "max(batch)": LEFT, "max(Head)": LEFT,
