@@ -3,6 +3,8 @@
 What passes here can meet no neighbour with harm: finite, of the right size, zero where masked.
 """
 
+from itertools import repeat
+
 import numpy as np
 
 from service.address import expand
@@ -30,9 +32,8 @@ def check(
     mask = _check_mask(tensors, lengths)
     hidden_states = input_ids = None
     if tensors.hidden_states is not None:
-        hidden_states = tuple(
-            _check_values(values, mask[i], spec.hidden_size, i) for i, values in enumerate(tensors.hidden_states)
-        )
+        pairs = zip(tensors.hidden_states, tensors.attention_mask or repeat(None), strict=False)
+        hidden_states = tuple(_check_values(*pair, spec.hidden_size, index) for index, pair in enumerate(pairs))
     elif tensors.input_ids is not None:
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
@@ -91,7 +92,7 @@ def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, .
 
 def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, ...]:
     if tensors.attention_mask is None:
-        return tuple(np.ones(length, np.bool_) for length in lengths)
+        return tuple(np.frombuffer(b"\1" * length, np.bool_) for length in lengths)
     if len(tensors.attention_mask) != len(lengths):
         message = f"expected as many sequences as the input has ({len(lengths)}), got {len(tensors.attention_mask)}"
         raise IllegalRequestError(message, code="wrong_shape", at="attention_mask")
@@ -102,12 +103,12 @@ def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, 
     return tensors.attention_mask
 
 
-def _check_values(values: Float32Array, mask: BoolArray, hidden_size: int, index: int) -> Float32Array:
+def _check_values(values: Float32Array, mask: BoolArray | None, hidden_size: int, index: int) -> Float32Array:
     """Returns float32 [sequence, hidden], zero where masked; only then must it be finite."""
     if values.shape[1] != hidden_size:
         message = f"expected hidden_size {hidden_size}, got {values.shape[1]}"
         raise IllegalRequestError(message, code="wrong_shape", at=f"hidden_states[{index}][0]")
-    if not mask.all():
+    if mask is not None and not mask.all():
         values = np.where(mask[:, None], values, np.float32(0))
     finite = np.isfinite(values)
     if not finite.all():

@@ -4,8 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from service.check import check, check_inputs
 from service.errors import GlassblockError
@@ -33,8 +32,7 @@ class Codec(Protocol):
         """Writes its answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds of each stage of a request."""
 
     decode_s: float
@@ -95,7 +93,7 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
     tokens = None
     if tensors.text is not None and model.front is not None:
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
-        tensors = replace(tensors, text=None, input_ids=ids)
+        tensors = tensors._replace(text=None, input_ids=ids)
     weigh_positions(tensors, settings)
     return check(tensors, model.spec, settings.max_outputs, tokens)
 

@@ -5,7 +5,7 @@ values and addresses are left to check.py.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,7 +87,7 @@ class Exchange:
         Raises:
             IllegalRequestError: an output in JSON is not finite, which JSON cannot say.
         """
-        binary = self._binary_keys()
+        binary = self._binary_keys(result)
         said = {"model_name": model + PROBES * self.probes, "model_version": version}
         if self._head.id:
             said["id"] = self._head.id
@@ -116,11 +116,13 @@ class Exchange:
         sequence = np.frombuffer(body, STORED["FP32"]).reshape(-1, self.spec.hidden_size)
         return Tensors(hidden_states=(sequence,), outputs=tuple(list_outputs(self.spec, probes=self.probes)))
 
-    def _binary_keys(self) -> set[str]:
+    def _binary_keys(self, result: BlockResult) -> Collection[str]:
         """Names of the outputs that go as bytes; an address of several layers has become several names."""
         by_default, most = self._head.binary, len(self.spec.layers)
         asked = asked_outputs(self._head, self.spec, probes=self.probes)
         wanted = [output.name for output in asked if output.binary or (output.binary is None and by_default)]
+        if len(wanted) == len(asked):
+            return result.outputs.keys()
         return {key for name in wanted for key in expand((name,), self.spec, most)}
 
 
