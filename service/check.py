@@ -7,7 +7,7 @@ from itertools import repeat
 
 import numpy as np
 
-from service.address import expand
+from service.address import resolve
 from service.errors import IllegalRequestError
 from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Float32Array, Int64Array, Tensors
@@ -37,14 +37,15 @@ def check(
     elif tensors.input_ids is not None:
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
-    named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs)
+    named = resolve(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs)
     return BlockRequest(
         lengths,
         hidden_states,
         input_ids,
         mask,
-        keys=tuple(named),
-        outputs=tuple(named.values()),
+        keys=named.keys,
+        outputs=named.outputs,
+        wanted=named.wanted,
         tokens=tokens,
         timeout_s=tensors.timeout_s,
         priority=tensors.priority or DEFAULT_PRIORITY,
@@ -79,14 +80,14 @@ def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, .
     if name != "hidden_states" and spec.text is not None:
         limit = min(limit or spec.text.max_tokens, spec.text.max_tokens)
     sequences = tensors.hidden_states if tensors.hidden_states is not None else tensors.input_ids
-    lengths = tuple(len(sequence) for sequence in sequences or ())
+    lengths = tuple(map(len, sequences or ()))
     for index, length in enumerate(lengths):
-        place = f"{name}[{index}]"
         if length == 0:
-            raise IllegalRequestError("expected at least 1 position, got 0", code="empty_sequence", at=place)
+            message = "expected at least 1 position, got 0"
+            raise IllegalRequestError(message, code="empty_sequence", at=f"{name}[{index}]")
         if limit is not None and length > limit:
             message = f"expected at most {limit} positions, got {length}"
-            raise IllegalRequestError(message, code="sequence_too_long", at=place)
+            raise IllegalRequestError(message, code="sequence_too_long", at=f"{name}[{index}]")
     return lengths
 
 
