@@ -1,7 +1,8 @@
 """The grammar of names: which tensor an address means, and what of it (docs/addresses.md has it formally).
 
     address   = name ["[" item {"," item} "]"] ["|" reduction]
-    name      = "block_output" | "attention_rollout" | alias | probe | "layers." layers "." probe | "blocks." layers "." hook
+    name      = "block_output" | "attention_rollout" | alias | probe
+              | "layers." layers "." probe | "blocks." layers "." hook
     layers    = number | "*" | [number] ":" [number]                      (half-open)
     item      = integer | [integer] ":" [integer] [":" [integer]] | "..."
     reduction = "entropy" | "norm" | "mean(" axis ")" | "max(" axis ")" | "top(" number ")"
@@ -10,15 +11,18 @@ A bare probe stands for every layer. `hook` is a name of TransformerLens whose m
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
-from service.cut import read_cut, read_reduction
+from service.cut import check_lengths, read_cut, read_reduction
 from service.errors import IllegalRequestError, nearest
 from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec
 from service.tensors import Output, View
 
 MAX_ADDRESS_CHARACTERS = 256
-_NAME = re.compile(r"(?P<name>[^\[|]*)(?:\[(?P<cut>[^\[\]|]*)\])?(?:\|(?P<reduction>.*))?", re.DOTALL)
+_PARTS = re.compile(r"(?P<name>[^\[|]*)(?:\[(?P<cut>[^\[\]|]*)\])?(?:\|(?P<reduction>.*))?", re.DOTALL)
+_FEW, _REMEMBERED = 4, 64  # addresses in a request whose meaning is remembered, and how many such
 _IN_LAYERS = re.compile(
     r"(?P<face>layers|blocks)\.(?:(?P<number>\d{1,9})|(?P<all>\*)|(?P<start>\d{0,9}):(?P<stop>\d{0,9}))\.(?P<probe>[\w.]+)",
     re.ASCII,
@@ -45,44 +49,85 @@ PROBES = (
 )  # that some model has
 
 
-def expand(addresses: Iterable[str], spec: ModelSpec, max_outputs: int, lengths: Sequence[int] = ()) -> dict[str, View]:
-    """Turns addresses into what they stand for, keyed by the address as sent with only the layer filled in, in order.
+class Named(NamedTuple):
+    """What a request's addresses mean.
+
+    Attributes:
+        keys: the addresses as sent with only the layer filled in, in order, without repetition.
+        views: what each key stands for.
+        wanted: these, each once: two keys may stand for one.
+        cuts: those that are cut, and where in the request.
+    """
+
+    keys: tuple[str, ...]
+    views: tuple[View, ...]
+    wanted: tuple[View, ...]
+    cuts: tuple[tuple[str, View], ...]
+
+
+def resolve(addresses: tuple[str, ...], spec: ModelSpec, max_outputs: int, lengths: Sequence[int]) -> Named:
+    """What addresses mean, as `expand` says, looked up where a few of them have been asked of the model before.
 
     Args:
         addresses: as the client wrote them.
         spec: the model they are asked of.
         max_outputs: tensors that one request may name.
-        lengths: positions of each sequence, which an index must lie within.
+        lengths: positions of each sequence, which cuts are held against.
 
     Raises:
-        IllegalRequestError: unknown address (with the nearest right ones), layer or index out of range, a cut or a
-            reduction that the tensor does not take, a key twice, too many.
+        IllegalRequestError: as `expand` says, or a cut that does not go with one of the lengths.
+    """
+    named = (expand if len(addresses) > _FEW else _recall)(addresses, spec, max_outputs)
+    for place, view in named.cuts:
+        check_lengths(view, spec.tensor(view.output), lengths, place)
+    return named
+
+
+def expand(addresses: tuple[str, ...], spec: ModelSpec, max_outputs: int) -> Named:
+    """Turns addresses into what they stand for.
+
+    Raises:
+        IllegalRequestError: unknown address (with the nearest right ones), layer out of range, a cut or a reduction
+            that the tensor does not take, a key twice, too many.
     """
     found: dict[str, View] = {}
+    cuts: list[tuple[str, View]] = []
     for index, address in enumerate(addresses):
         place = f"outputs[{index}]"
-        for key, view in _expand_one(address, spec, lengths, place):
+        for key, view in _expand_one(address, spec, place):
             if key in found:
                 raise IllegalRequestError(f"{key} is asked for twice", code="duplicate_output", at=place)
             found[key] = view
+            if view.cut:
+                cuts.append((place, view))
         if len(found) > max_outputs:
-            raise IllegalRequestError(
-                f"expected at most {max_outputs} tensors after expansion", code="too_many_outputs", at=place
-            )
-    return found
+            message = f"expected at most {max_outputs} tensors after expansion"
+            raise IllegalRequestError(message, code="too_many_outputs", at=place)
+    views = tuple(found.values())
+    return Named(tuple(found), views, tuple(dict.fromkeys(views)), tuple(cuts))
 
 
-def _expand_one(address: str, spec: ModelSpec, lengths: Sequence[int], place: str) -> list[tuple[str, View]]:
-    match = _NAME.fullmatch(address) if len(address) <= MAX_ADDRESS_CHARACTERS else None
+_recall = lru_cache(_REMEMBERED)(expand)
+
+
+def name_of(address: str) -> str:
+    """An address without cut and reduction."""
+    return address.partition("|")[0].partition("[")[0]
+
+
+def _expand_one(address: str, spec: ModelSpec, place: str) -> list[tuple[str, View]]:
+    match = _PARTS.fullmatch(address) if len(address) <= MAX_ADDRESS_CHARACTERS else None
+    if match is None and "[" in address[:MAX_ADDRESS_CHARACTERS]:
+        message = "expected NAME[ITEMS], and behind it perhaps |REDUCTION"
+        raise IllegalRequestError(message, code="wrong_slice", at=place)
     if match is None:
         raise _unknown(address[:MAX_ADDRESS_CHARACTERS], spec, place)
-    rest = address[len(match["name"]) :]
     views = []
     for name, output in _find(match["name"], spec, place):
         tensor = spec.tensor(output)
-        cut = read_cut(match["cut"], tensor, lengths, place)
-        reduction = read_reduction(match["reduction"], tensor, cut, lengths, place)
-        views.append((name + rest, View(output, cut, reduction)))
+        cut = read_cut(match["cut"], tensor, place)
+        reduction = read_reduction(match["reduction"], tensor, cut, place)
+        views.append((name + address[match.end("name") :], View(output, cut, reduction)))
     return views
 
 
@@ -135,7 +180,7 @@ def _unknown(address: str, spec: ModelSpec, place: str) -> IllegalRequestError:
         message = f"expected what this model has, and it has no {name}; GET the model to see its probes"
         return IllegalRequestError(message, code="unknown_output", at=place)
     if prefix.startswith("blocks."):
-        hint = nearest(address.split(".", 2)[-1], HOOKS, 2)
+        hint = nearest(address.split(".", 2)[-1], HOOKS)
         message = f"expected blocks.N.HOOK with a hook of TransformerLens that is a probe here{hint}"
         return IllegalRequestError(message, code="unknown_output", at=place)
     hint = nearest(name, [FINAL_OUTPUT, *spec.aliases, *probes], 2)

@@ -10,7 +10,7 @@ import numpy as np
 
 from service.errors import IllegalRequestError, nearest
 from service.manifest import SEQUENCE_AXES, TensorSpec
-from service.tensors import Int64Array, Reduction, Span, View
+from service.tensors import Cut, Int64Array, Reduction, Span, View
 
 _INTEGER = re.compile(r"-?\d{1,9}", re.ASCII)
 _CALL = re.compile(r"(?P<name>\w{1,32})(?:\((?P<argument>[^()]*)\))?", re.ASCII)
@@ -20,17 +20,16 @@ MAX_TOP = 10**6
 _CELL_BYTES, _INDEX_BYTES = 4, 8
 
 
-def read_cut(text: str | None, tensor: TensorSpec, lengths: Sequence[int], place: str) -> tuple[int | Span, ...]:
+def read_cut(text: str | None, tensor: TensorSpec, place: str) -> Cut:
     """Reads what is between the brackets: an item for each axis but the batch's; empty if nothing is cut.
 
     Args:
         text: without the brackets; None: there were none.
         tensor: that is cut.
-        lengths: positions of each sequence.
         place: of the address, for errors.
 
     Raises:
-        IllegalRequestError: no such items, more than there are axes, or an index out of range.
+        IllegalRequestError: no such items, more than there are axes, or an index outside an axis whose size is fixed.
     """
     if text is None:
         return ()
@@ -44,8 +43,8 @@ def read_cut(text: str | None, tensor: TensorSpec, lengths: Sequence[int], place
     left = [Span()] * (len(axes) - given)
     cut = tuple(item for item in (*items[:dots], *left, *items[dots + 1 :]) if item is not ...)
     for axis, size, item in zip(axes, tensor.shape[1:], cut, strict=True):
-        if isinstance(item, int):
-            _check_index(item, axis, size, lengths, place)
+        if isinstance(item, int) and size != -1 and not -size <= item < size:
+            raise _out_of_range(size, axis, "", place)
     return cut
 
 
@@ -63,27 +62,13 @@ def _read_item(text: str, place: str) -> int | Span | EllipsisType:
     return Span(*numbers)
 
 
-def _check_index(index: int, axis: str, size: int, lengths: Sequence[int], place: str) -> None:
-    if size != -1:
-        if not -size <= index < size:
-            raise _out_of_range(f"expected an index from {-size} to {size - 1} of axis {axis}", place)
-    elif lengths and not -min(lengths) <= index < min(lengths):
-        number = next(i for i, length in enumerate(lengths) if not -length <= index < length)
-        length = lengths[number]
-        message = f"expected an index from {-length} to {length - 1} of axis {axis} in sequence {number}"
-        raise _out_of_range(message, place)
-
-
-def read_reduction(
-    text: str | None, tensor: TensorSpec, cut: tuple[int | Span, ...], lengths: Sequence[int], place: str
-) -> Reduction | None:
+def read_reduction(text: str | None, tensor: TensorSpec, cut: Cut, place: str) -> Reduction | None:
     """Reads what is behind the bar.
 
     Args:
         text: without the bar; None: there was none.
         tensor: that is reduced.
         cut: of it.
-        lengths: positions of each sequence.
         place: of the address, for errors.
 
     Raises:
@@ -103,14 +88,12 @@ def read_reduction(
     if name == "entropy" and (tensor.name != "attention_weights" or (cut and cut[-1] not in _WHOLE)):
         raise _wrong_reduction("expected entropy of attention_weights whose axis key is not cut", place)
     if name == "top":
-        return Reduction(name, count=_read_count(match["argument"], place))
+        return Reduction(name, k=_read_count(match["argument"], place))
     if name in {"entropy", "norm"}:
         return Reduction(name)
     if (axis := match["argument"].strip()) not in left:
         raise _wrong_reduction(f"expected an axis that is left, one of {', '.join(left)}", place)
-    reduction = Reduction(name, left.index(axis))
-    _check_cells(reduction, tensor, cut, lengths, place)
-    return reduction
+    return Reduction(name, left.index(axis))
 
 
 def _read_count(text: str, place: str) -> int:
@@ -119,27 +102,32 @@ def _read_count(text: str, place: str) -> int:
     return int(text)
 
 
-def _check_cells(
-    reduction: Reduction, tensor: TensorSpec, cut: tuple[int | Span, ...], lengths: Sequence[int], place: str
-) -> None:
-    """Of nothing there is neither mean nor maximum."""
-    distinct = list(dict.fromkeys(lengths)) if cut else []
-    if not distinct:
-        return
-    sizes = cut_sizes(tensor, cut, distinct)[reduction.axis]
-    if not sizes.all():
-        number = lengths.index(distinct[int((sizes == 0).argmax())])
-        message = f"expected something to take the {reduction.name} of, but the cut leaves nothing in sequence {number}"
-        raise _wrong_reduction(message, place)
+def check_lengths(view: View, tensor: TensorSpec, lengths: Sequence[int], place: str) -> None:
+    """Holds a cut against sequences of these lengths.
+
+    Raises:
+        IllegalRequestError: an index is outside one of them, or the cut leaves nothing to take a mean or a maximum of.
+    """
+    for axis, item in zip(tensor.axes[1:], view.cut, strict=True):
+        if isinstance(item, int) and axis in SEQUENCE_AXES and not -min(lengths) <= item < min(lengths):
+            number = next(i for i, length in enumerate(lengths) if not -length <= item < length)
+            raise _out_of_range(lengths[number], axis, f" in sequence {number}", place)
+    if view.reduction is not None and view.reduction.name in {"mean", "max"}:
+        distinct = list(dict.fromkeys(lengths))
+        sizes = cut_sizes(tensor, view.cut, distinct)[view.reduction.axis]
+        if not sizes.all():
+            number = lengths.index(distinct[int((sizes == 0).argmax())])
+            message = f"expected something to take the {view.reduction.name} of, but the cut leaves nothing"
+            raise _wrong_reduction(f"{message} in sequence {number}", place)
 
 
-def axes_left(tensor: TensorSpec, cut: tuple[int | Span, ...]) -> list[str]:
+def axes_left(tensor: TensorSpec, cut: Cut) -> list[str]:
     """The axes that a cut leaves, the batch's not among them."""
     axes = tensor.axes[1:]
     return [axis for axis, item in zip(axes, cut, strict=True) if isinstance(item, Span)] if cut else axes
 
 
-def cut_sizes(tensor: TensorSpec, cut: tuple[int | Span, ...], lengths: Sequence[int]) -> list[Int64Array]:
+def cut_sizes(tensor: TensorSpec, cut: Cut, lengths: Sequence[int]) -> list[Int64Array]:
     """The size of each axis that is left, for sequences of these lengths: int64 [length] each."""
     items = cut or (Span(),) * len(tensor.axes[1:])
     dynamic = [axis in SEQUENCE_AXES for axis in tensor.axes[1:]]
@@ -156,7 +144,7 @@ def view_bytes(view: View, tensor: TensorSpec, lengths: Mapping[int, int], *, pa
     if view.reduction is not None:
         last = sizes.pop(view.reduction.axis)
         if view.reduction.name == "top":
-            sizes.append(np.minimum(last, view.reduction.count))
+            sizes.append(np.minimum(last, view.reduction.k))
             cell_bytes += _INDEX_BYTES
     if padded:
         return cell_bytes * sum(lengths.values()) * math.prod(int(size.max()) for size in sizes)
@@ -173,7 +161,8 @@ def _wrong_cut(message: str, place: str) -> IllegalRequestError:
     return IllegalRequestError(message, code="wrong_slice", at=place)
 
 
-def _out_of_range(message: str, place: str) -> IllegalRequestError:
+def _out_of_range(size: int, axis: str, where: str, place: str) -> IllegalRequestError:
+    message = f"expected an index from {-size} to {size - 1} of axis {axis}{where}"
     return IllegalRequestError(message, code="index_out_of_range", at=place)
 
 

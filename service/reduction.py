@@ -28,7 +28,7 @@ def reduce(array: Float32Array, reduction: Reduction) -> Found:
     """
     rows = np.moveaxis(array, reduction.axis, -1)
     if reduction.name == "top":
-        return _top(rows, reduction.count)
+        return _top(rows, reduction.k)
     found = np.empty(rows.shape[:-1], np.float32)
     _by_block(rows, _REDUCTIONS[reduction.name], found)
     return found

@@ -20,6 +20,7 @@ from service.view import take
 _log = logs.get("runner")
 
 _FINAL, _ROLLOUT = Output(None, FINAL_OUTPUT), Output(None, ROLLOUT)
+LEAN = (View(_FINAL),)
 _WEIGHTS, _STREAM = "attention_weights", "layer_output"
 
 

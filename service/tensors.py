@@ -1,7 +1,11 @@
-"""The value types: every arrow of the data flow turns one into the next."""
+"""The value types: every arrow of the data flow turns one into the next.
 
+What every request makes one of is a named tuple: a frozen dataclass takes several times as long to make, and to hash.
+"""
+
+from collections import abc
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +17,7 @@ BoolArray = NDArray[np.bool_]
 DEFAULT_PRIORITY = 5  # so that a client may ask for more, and for less
 
 
-@dataclass(frozen=True, slots=True)
-class Tensors:
+class Tensors(NamedTuple):
     """A decoded request, not yet held against any model.
 
     Attributes:
@@ -36,9 +39,8 @@ class Tensors:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Output:
-    """A tensor of a model: a probe of one layer, or of all of them `block_output` or `attention_rollout` (layer None)."""
+class Output(NamedTuple):
+    """A tensor of a model: a probe of a layer, or of all (layer None) `block_output` or `attention_rollout`."""
 
     layer: int | None
     probe: str
@@ -52,38 +54,38 @@ class Span(NamedTuple):
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reduction:
+Cut = tuple[int | Span, ...]  # an index or a slice for each axis of a tensor but the batch's; empty: all of it
+
+
+class Reduction(NamedTuple):
     """What an address asks of the last axis, or of one that it names.
 
     Attributes:
         name: entropy, norm, mean, max or top.
         axis: counted in what the cut left.
-        count: for top, how many.
+        k: for top, how many.
     """
 
     name: str
     axis: int = -1
-    count: int = 0
+    k: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What an address stands for: a tensor, and what is wanted of it.
 
     Attributes:
         output: the tensor.
-        cut: an index or a slice for each of its axes but the batch's; empty: all of it.
+        cut: of it.
         reduction: of what the cut left.
     """
 
     output: Output
-    cut: tuple[int | Span, ...] = ()
+    cut: Cut = ()
     reduction: Reduction | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Top:
+class Top(NamedTuple):
     """The largest of an axis, the largest first.
 
     Attributes:
@@ -117,8 +119,7 @@ class Sequence:
         return int(self.hidden_states.shape[0])
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRequest:
+class BlockRequest(NamedTuple):
     """A request that the model can answer.
 
     Attributes:
@@ -128,6 +129,7 @@ class BlockRequest:
         attention_mask: one array a sequence, bool [sequence].
         keys: the names of the answer's tensors, in order, without repetition.
         views: what each key stands for.
+        wanted: these, each once: two keys may stand for one.
         tokens: the tokens of each sequence, for text alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
@@ -139,14 +141,10 @@ class BlockRequest:
     attention_mask: tuple[BoolArray, ...]
     keys: tuple[str, ...]
     views: tuple[View, ...]
+    wanted: tuple[View, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     timeout_s: float | None
     priority: int
-
-    @property
-    def wanted(self) -> tuple[View, ...]:
-        """What to run for, each once: two keys may stand for the same."""
-        return tuple(dict.fromkeys(self.views))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +160,7 @@ class Batch:
     attention_mask: Int64Array
 
 
-@dataclass(frozen=True, slots=True)
-class BlockResult:
+class BlockResult(NamedTuple):
     """What a request gets back, unpadded.
 
     Attributes:
@@ -174,8 +171,17 @@ class BlockResult:
         run_s: seconds of the slowest sequence's run.
     """
 
-    outputs: dict[str, list[Found]]
+    outputs: abc.Mapping[str, abc.Sequence[Found]]
     lengths: tuple[int, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     queue_s: float
     run_s: float
+
+    def tensors(self) -> abc.Iterator[tuple[str, str, list[NDArray[Any]]]]:
+        """Outputs as tensors: key, name and one array a sequence; what `top` gave is KEY.values and KEY.indices."""
+        for key, found in self.outputs.items():
+            if isinstance(found[0], Top):
+                yield key, f"{key}.values", [top.values for top in found if isinstance(top, Top)]
+                yield key, f"{key}.indices", [top.indices for top in found if isinstance(top, Top)]
+            else:
+                yield key, key, [array for array in found if not isinstance(array, Top)]

@@ -28,7 +28,7 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded
     """
     if settings.layer_graphs == "off" and any(view.output.probe != FINAL_OUTPUT for view in request.views):
         raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
-    cells = (spec.num_attention_heads or 1) * sum(length**2 for length in request.lengths)
+    cells = (spec.num_attention_heads or 1) * sum([length**2 for length in request.lengths])
     _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")
     size = _answer_bytes(request, spec, padded=padded)
     _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
@@ -46,7 +46,9 @@ def _answer_bytes(request: BlockRequest, spec: ModelSpec, *, padded: bool) -> in
             elements, power = tensor.growth
             powers[power] += keys * elements
     lengths = (max(request.lengths),) * len(request.lengths) if padded else request.lengths
-    return size + 4 * sum(elements * sum(n**power for n in lengths) for power, elements in powers.items())
+    for power, elements in powers.items():
+        size += 4 * elements * sum([length**power for length in lengths])
+    return size
 
 
 def _weigh(what: str, weight: int, limit: int, code: str) -> None:

@@ -5,24 +5,29 @@ values and addresses are left to check.py.
 """
 
 import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from service.address import expand
+from service.address import expand, name_of
 from service.codec import float_text
 from service.codec.envelope import not_finite
 from service.codec.inference_head import Head, InputHead, OutputHead, read_head
 from service.codec.inference_input import STORED, Numbers, cut_numbers, read_hidden_states, read_mask
 from service.errors import IllegalRequestError, UnreadableError
 from service.manifest import FINAL_OUTPUT, ModelSpec
-from service.tensors import BlockResult, Float32Array, Tensors
+from service.tensors import BlockResult, Tensors
 
 PROBES = ".probes"  # behind a model's name: the same model, whose outputs are what is inside
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _DATATYPES = {"hidden_states": ("FP32", "FP16", "BF16"), "attention_mask": ("INT64", "BOOL")}
+
+DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}  # of outputs
 
 _RAW = Head(model="", id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
 
@@ -75,17 +80,9 @@ class Exchange:
         if head.model not in {"", self.spec.name + PROBES * self.probes}:
             message = "expected the model's name as in the URL, got another one"
             raise IllegalRequestError(message, code="wrong_model", at="model_name")
-        outputs = tuple(output.name for output in asked_outputs(head, self.spec, probes=self.probes))
-        inputs = check_inputs(head.inputs, self.spec)
-        data = _find_data(head.inputs, numbers, None if self.header_length is None else memoryview(body)[length:])
-        mask = inputs.get("attention_mask")
-        return Tensors(
-            hidden_states=read_hidden_states(inputs["hidden_states"], data["hidden_states"]),
-            attention_mask=None if mask is None else read_mask(mask, data["attention_mask"]),
-            outputs=outputs,
-            timeout_s=head.timeout_s,
-            priority=head.priority,
-        )
+        behind = None if self.header_length is None else memoryview(body)[length:]
+        find = partial(_find_data, numbers=numbers, behind=behind)
+        return read_tensors(head, self.spec, find, probes=self.probes)
 
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
         """Writes the answer: JSON, and behind it the outputs that were asked for as bytes.
@@ -93,21 +90,22 @@ class Exchange:
         Raises:
             IllegalRequestError: an output in JSON is not finite, which JSON cannot say.
         """
-        binary = self._binary_keys()
+        binary = self._binary_keys(result)
         said = {"model_name": model + PROBES * self.probes, "model_version": version}
         if self._head.id:
             said["id"] = self._head.id
         text: list[bytes | memoryview] = [orjson.dumps(said)[:-1]]
         tensors: list[Any] = []  # arrays are bytes to join()
         separator = b',"outputs":['
-        for key, arrays in result.outputs.items():
-            described: dict[str, Any] = {"name": key, "datatype": "FP32", "shape": [len(arrays), *arrays[0].shape]}
+        for key, name, arrays in result.tensors():
+            shape = [len(arrays), *arrays[0].shape]
+            described: dict[str, Any] = {"name": name, "datatype": DATATYPES[arrays[0].dtype], "shape": shape}
             if key in binary:
                 described["parameters"] = {"binary_data_size": sum(array.nbytes for array in arrays)}
                 text += (separator, orjson.dumps(described))
                 tensors += map(np.ascontiguousarray, arrays)
             else:
-                text += (separator, orjson.dumps(described)[:-1], b',"data":[', *_write_flat(key, arrays), b"]}")
+                text += (separator, orjson.dumps(described)[:-1], b',"data":[', *_write_flat(name, arrays), b"]}")
             separator = b","
         text.append(b"]}")
         self.answer_header_length = sum(map(len, text)) if tensors else None
@@ -122,12 +120,41 @@ class Exchange:
         sequence = np.frombuffer(body, STORED["FP32"]).reshape(-1, self.spec.hidden_size)
         return Tensors(hidden_states=(sequence,), outputs=tuple(list_outputs(self.spec, probes=self.probes)))
 
-    def _binary_keys(self) -> set[str]:
+    def _binary_keys(self, result: BlockResult) -> Collection[str]:
         """Names of the outputs that go as bytes; an address of several layers has become several names."""
         by_default, most = self._head.binary, len(self.spec.layers)
         asked = asked_outputs(self._head, self.spec, probes=self.probes)
         wanted = [output.name for output in asked if output.binary or (output.binary is None and by_default)]
-        return {key for name in wanted for key in expand((name,), self.spec, most)}
+        if len(wanted) == len(asked):
+            return result.outputs.keys()
+        return {key for name in wanted for key in expand((name,), self.spec, most).keys}
+
+
+def read_tensors(
+    head: Head, spec: ModelSpec, find: Callable[[tuple[InputHead, ...]], Mapping[str, Any]], *, probes: bool
+) -> Tensors:
+    """Holds a head against the model, and reads the tensors that it speaks of.
+
+    Args:
+        head: of the request.
+        spec: of the model that was asked.
+        find: gives each input's data by name, as `read_hidden_states` and `read_mask` take it, or says what is wrong.
+        probes: whether the model was asked as NAME.probes.
+
+    Raises:
+        IllegalRequestError: the outputs or inputs are not the model's, or the data is not as the head says; says where.
+    """
+    outputs = tuple(output.name for output in asked_outputs(head, spec, probes=probes))
+    inputs = check_inputs(head.inputs, spec)
+    data = find(head.inputs)
+    mask = inputs.get("attention_mask")
+    return Tensors(
+        hidden_states=read_hidden_states(inputs["hidden_states"], data["hidden_states"]),
+        attention_mask=None if mask is None else read_mask(mask, data["attention_mask"]),
+        outputs=outputs,
+        timeout_s=head.timeout_s,
+        priority=head.priority,
+    )
 
 
 def asked_outputs(head: Head, spec: ModelSpec, *, probes: bool) -> tuple[OutputHead, ...]:
@@ -139,7 +166,8 @@ def asked_outputs(head: Head, spec: ModelSpec, *, probes: bool) -> tuple[OutputH
     if head.outputs is None:
         return tuple(OutputHead(name, None, "") for name in list_outputs(spec, probes=probes))
     for output in head.outputs:
-        if not probes and output.name != FINAL_OUTPUT and spec.aliases.get(output.name) != FINAL_OUTPUT:
+        name = name_of(output.name)
+        if not probes and name != FINAL_OUTPUT and spec.aliases.get(name) != FINAL_OUTPUT:
             message = f"expected {FINAL_OUTPUT}: what is inside is an output of model {spec.name}{PROBES}"
             raise IllegalRequestError(message, code="unknown_output", at=f"{output.place}.name")
     return head.outputs
@@ -213,11 +241,16 @@ def _find_data(heads: tuple[InputHead, ...], numbers: dict[str, Numbers], behind
     return found
 
 
-def _write_flat(key: str, arrays: list[Float32Array]) -> list[bytes | memoryview]:
+def _write_flat(key: str, arrays: list[NDArray[Any]]) -> list[bytes | memoryview]:
     """The numbers of all arrays, between commas."""
     pieces: list[bytes | memoryview] = []
-    for array in arrays:
-        if (text := float_text.write(np.ascontiguousarray(array).reshape(-1))) is None:
+    for array in (array for array in arrays if array.size):
+        flat = np.ascontiguousarray(array).reshape(-1)
+        if flat.dtype == np.int64:
+            text: tuple[bytes | memoryview, ...] | None = (b"[", orjson.dumps(flat.tolist())[1:-1], b"]")
+        else:
+            text = float_text.write(flat.astype(np.float32, copy=False))
+        if text is None:
             raise not_finite(key)
         pieces += (b"," if pieces else b"", *text[1:-1])
     return pieces

@@ -11,7 +11,8 @@ from tests.service.refusal import GOOD, GOOD_ROW, assert_refused, hidden_states,
 PROBE = "expected block_output, a probe, or layers.N.PROBE"
 SEE = f"{PROBE}; GET the model to see its probes"
 LAYERS = "expected layers.LAYERS.PROBE with LAYERS a number, a range A:B or *"
-SLICE = "expected an address without slice ([…]) or reduction (|…): this version does not serve them"
+HOOK = "expected blocks.N.HOOK with a hook of TransformerLens that is a probe here"
+LACKING = "expected what this model has, and it has no key_unrotated; GET the model to see its probes"
 UNKNOWN = {
     "empty": ("", SEE),
     "NUL": ("\0", SEE),
@@ -30,8 +31,12 @@ UNKNOWN = {
     "model's output in layers": ("layers.*.block_output", f"{PROBE}; did you mean block_output or layer_output?"),
     "alias of another export": ("last_hidden_state", SEE),
     "an input": ("hidden_states", SEE),
-    "slice": ("block_output[0]", SLICE),
-    "reduction": ("attention_weights|entropy", SLICE),
+    "cut of nothing": ("[0]", SEE),
+    "probe of another model": ("layers.0.key_unrotated", LACKING),
+    "hook of no probe": ("blocks.0.hook_embed", HOOK),
+    "misspelt hook": ("blocks.0.attn.hook_patern", f"{HOOK}; did you mean attn.hook_pattern?"),
+    "hook in layers": ("layers.0.hook_resid_pre", SEE),
+    "probe in blocks": ("blocks.0.query", LAYERS),
 }
 
 
@@ -96,6 +101,15 @@ def test_outputs_that_are_no_list_of_addresses_are_refused(
 ) -> None:
     body = hidden_states(f"[[{GOOD_ROW}]]", f',"outputs":{outputs}')
     assert_refused(post(unharmed, body), 422, code, at, message, body)
+
+
+def test_an_address_means_to_each_model_its_own_layers(client: httpx.Client) -> None:
+    for model in ("tiny", "minilm-2-5") * 2:
+        described = client.get(f"/v1/models/{model}").json()
+        asked = {"hidden_states": [[[0.5] * described["hidden_size"]]], "outputs": ["attention_weights"]}
+        names = [f"layers.{layer}.attention_weights" for layer in range(described["num_layers"])]
+        answer = client.post(f"/v1/models/{model}/forward", json=asked).json()
+        assert list(answer["outputs"]) == (["attention_weights"] if len(names) == 1 else names)
 
 
 MODELS = [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.cut import read_cut, read_reduction, view_bytes
+from service.cut import check_lengths, read_cut, read_reduction, view_bytes
 from service.errors import GlassblockError
 from service.manifest import TensorSpec
 from service.tensors import Output, Reduction, Top, View
@@ -36,6 +36,13 @@ def text_of(item: Any) -> str:
     return ":".join(parts[: 2 if item.step is None else 3])
 
 
+def read(cut: str, lengths: list[int], reduction: str | None = None) -> View:
+    items = read_cut(cut, WEIGHTS, "outputs[7]")
+    view = View(OUTPUT, items, read_reduction(reduction, WEIGHTS, items, "outputs[7]"))
+    check_lengths(view, WEIGHTS, lengths, "outputs[7]")
+    return view
+
+
 def numpy_says(cut: tuple[Any, ...], length: int) -> NDArray[np.float32] | None:
     try:
         found: NDArray[np.float32] = CELLS[:, :length, :length][cut]
@@ -52,26 +59,26 @@ def test_a_cut_is_what_numpy_makes_of_it(cut: list[Any], dots: int | None, lengt
     want = numpy_says(tuple(cut), length) if cut else None
     if want is None:
         with pytest.raises(GlassblockError):
-            read_cut(text, WEIGHTS, [length], "outputs[0]")
+            read(text, [length])
         return
-    view = View(OUTPUT, read_cut(text, WEIGHTS, [length], "outputs[0]"))
+    view = read(text, [length])
     found = take(CELLS[:, :length, :length], view)
-    assert np.array_equal(found, want)  # type: ignore[arg-type]
+    assert np.array_equal(found, want)
     assert view_bytes(view, WEIGHTS, {length: 1}, padded=False) == want.nbytes
 
 
 @given(items.filter(bool), st.lists(st.integers(1, LENGTH), min_size=1), st.sampled_from([None, "norm", "top"]))
 def test_an_answers_bytes_are_known_before_the_run(cut: list[Any], lengths: list[int], name: str | None) -> None:
     text = ",".join(map(text_of, cut))
-    reduction = None if name is None else Reduction(name, count=2)
+    reduction = None if name is None else Reduction(name, k=2)
     try:
-        view = View(OUTPUT, read_cut(text, WEIGHTS, lengths, ""), reduction)
+        view = read(text, lengths)._replace(reduction=reduction)
     except GlassblockError:
         return
     if reduction is not None and all(isinstance(item, int) for item in view.cut):
         return
     found = [take(CELLS[:, :length, :length], view) for length in lengths]
-    parts = [[part.values, part.indices] if isinstance(part, Top) else [part] for part in found]
+    parts: list[list[NDArray[Any]]] = [list(part) if isinstance(part, Top) else [part] for part in found]
     counted = {length: lengths.count(length) for length in lengths}
     assert view_bytes(view, WEIGHTS, counted, padded=False) == sum(array.nbytes for arrays in parts for array in arrays)
     widest = [np.max([arrays[i].shape for arrays in parts], axis=0, initial=0) for i in range(len(parts[0]))]
@@ -96,7 +103,7 @@ WRONG_CUTS = {
 @pytest.mark.parametrize(("text", "sentence"), WRONG_CUTS.items())
 def test_a_wrong_cut_is_refused_in_words(text: str, sentence: str) -> None:
     with pytest.raises(GlassblockError) as refused:
-        read_cut(text, WEIGHTS, [5, 3] if text == "...,4" else [5, 6], "outputs[7]")
+        read(text, [5, 3] if text == "...,4" else [5, 6])
     assert (str(refused.value), refused.value.at, refused.value.status) == (sentence, "outputs[7]", 422)
 
 
@@ -115,7 +122,7 @@ WRONG_REDUCTIONS = {
 @pytest.mark.parametrize(("text", "sentence"), WRONG_REDUCTIONS.items())
 def test_a_wrong_reduction_is_refused_in_words(text: str, sentence: str) -> None:
     with pytest.raises(GlassblockError) as refused:
-        read_reduction(text, WEIGHTS, (), [5], "outputs[7]")
+        read_reduction(text, WEIGHTS, (), "outputs[7]")
     assert (str(refused.value), refused.value.at, refused.value.status) == (sentence, "outputs[7]", 422)
 
 
@@ -131,8 +138,6 @@ UNFIT = {
 
 @pytest.mark.parametrize(("texts", "sentence"), UNFIT.items())
 def test_a_reduction_that_the_cut_leaves_no_place_for_is_refused(texts: tuple[str, str], sentence: str) -> None:
-    lengths = [5, 2]
-    cut = read_cut(texts[0], WEIGHTS, lengths, "outputs[7]")
     with pytest.raises(GlassblockError) as refused:
-        read_reduction(texts[1], WEIGHTS, cut, lengths, "outputs[7]")
-    assert str(refused.value) == sentence
+        read(texts[0], [5, 2], texts[1])
+    assert (str(refused.value), refused.value.at) == (sentence, "outputs[7]")

@@ -48,12 +48,12 @@ def test_norm_is_the_euclidean_one(array: NDArray[np.float32]) -> None:
 def test_mean_and_max_are_of_the_axis_that_is_named(array: NDArray[np.float32], data: st.DataObject) -> None:
     axis = data.draw(st.integers(0, array.ndim - 1))
     assert_close(reduce(array, Reduction("mean", axis)), array.astype(np.float64).mean(axis))
-    assert np.array_equal(reduce(array, Reduction("max", axis)), array.max(axis))  # type: ignore[arg-type]
+    assert np.array_equal(reduce(array, Reduction("max", axis)), array.max(axis))
 
 
 @given(arrays | few, st.integers(1, 12))
 def test_top_gives_the_largest_first_and_of_equal_ones_the_first(array: NDArray[np.float32], count: int) -> None:
-    found = reduce(array, Reduction("top", count=count))
+    found = reduce(array, Reduction("top", k=count))
     assert isinstance(found, Top)
     rows = array.reshape(-1, array.shape[-1])
     want = [sorted(range(len(row)), key=lambda i, row=row: (-row[i], i))[:count] for row in rows]  # type: ignore[misc]
@@ -65,7 +65,7 @@ def test_top_gives_the_largest_first_and_of_equal_ones_the_first(array: NDArray[
 def test_top_of_what_is_not_finite_takes_numbers_before_nan() -> None:
     row = np.array([np.nan, -np.inf, 1, np.inf, np.nan], np.float32)
     for count in range(1, 6):
-        found = reduce(row, Reduction("top", count=count))
+        found = reduce(row, Reduction("top", k=count))
         assert isinstance(found, Top)
         assert found.indices.tolist()[:2] == [3, 2][:count]
         assert len(set(found.indices.tolist())) == count
@@ -77,7 +77,7 @@ def test_the_bits_do_not_depend_on_where_the_tensor_lies(name: str) -> None:
     wide = np.full((3, 90, 97), 9, np.float32)
     wide[:, :70, :41] = array
     turned = np.ascontiguousarray(array.transpose(2, 0, 1)).transpose(1, 2, 0)
-    reduction = Reduction(name, count=7)
+    reduction = Reduction(name, k=7)
     expected = bits(reduce(array, reduction))
     for lying in (wide[:, :70, :41], turned, array[::-1][::-1]):
         assert bits(reduce(lying, reduction)) == expected
