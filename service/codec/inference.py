@@ -18,7 +18,7 @@ from service.address import expand, name_of
 from service.codec import float_text
 from service.codec.envelope import not_finite
 from service.codec.inference_head import Head, InputHead, OutputHead, read_head
-from service.codec.inference_input import STORED, Numbers, cut_numbers, read_hidden_states, read_mask
+from service.codec.inference_input import DATATYPES, STORED, Numbers, cut_numbers, read_hidden_states, read_mask
 from service.errors import IllegalRequestError, UnreadableError
 from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.tensors import BlockResult, Tensors
@@ -26,8 +26,6 @@ from service.tensors import BlockResult, Tensors
 PROBES = ".probes"  # behind a model's name: the same model, whose outputs are what is inside
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _DATATYPES = {"hidden_states": ("FP32", "FP16", "BF16"), "attention_mask": ("INT64", "BOOL")}
-
-DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}  # of outputs
 
 _RAW = Head(model="", id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
 
@@ -166,8 +164,7 @@ def asked_outputs(head: Head, spec: ModelSpec, *, probes: bool) -> tuple[OutputH
     if head.outputs is None:
         return tuple(OutputHead(name, None, "") for name in list_outputs(spec, probes=probes))
     for output in head.outputs:
-        name = name_of(output.name)
-        if not probes and name != FINAL_OUTPUT and spec.aliases.get(name) != FINAL_OUTPUT:
+        if not probes and (name := name_of(output.name)) != FINAL_OUTPUT and spec.aliases.get(name) != FINAL_OUTPUT:
             message = f"expected {FINAL_OUTPUT}: what is inside is an output of model {spec.name}{PROBES}"
             raise IllegalRequestError(message, code="unknown_output", at=f"{output.place}.name")
     return head.outputs
@@ -246,10 +243,7 @@ def _write_flat(key: str, arrays: list[NDArray[Any]]) -> list[bytes | memoryview
     pieces: list[bytes | memoryview] = []
     for array in (array for array in arrays if array.size):
         flat = np.ascontiguousarray(array).reshape(-1)
-        if flat.dtype == np.int64:
-            text: tuple[bytes | memoryview, ...] | None = (b"[", orjson.dumps(flat.tolist())[1:-1], b"]")
-        else:
-            text = float_text.write(flat.astype(np.float32, copy=False))
+        text = (b"[", orjson.dumps(flat.tolist())[1:-1], b"]") if flat.dtype == np.int64 else float_text.write(flat)
         if text is None:
             raise not_finite(key)
         pieces += (b"," if pieces else b"", *text[1:-1])

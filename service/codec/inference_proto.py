@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from service.codec import proto_wire
 from service.codec.envelope import read_whole
-from service.codec.inference import DATATYPES, PROBES, read_tensors
+from service.codec.inference import PROBES, read_tensors
 from service.codec.inference_head import (
     REGION,
     SEQUENCE,
@@ -25,7 +25,7 @@ from service.codec.inference_head import (
     read_id,
     read_timeout,
 )
-from service.codec.inference_input import STORED, check_count
+from service.codec.inference_input import DATATYPES, STORED, check_count
 from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.manifest import ModelSpec
