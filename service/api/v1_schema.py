@@ -64,8 +64,8 @@ _ANSWER: dict[str, Any] = {
         "version": {"type": "string"},
         "tokens": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
         "outputs": {
-            "description": "By address, one entry a sequence, nested as the axes that are left without batch, unpadded; "
-            "of top(K) an object.",
+            "description": "By address, one entry a sequence, nested as the axes that are left, unpadded; of top(K) "
+            "an object.",
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"anyOf": [_NESTED, _TOP]}},
         },
