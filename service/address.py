@@ -9,47 +9,16 @@ yet: `[` and `|` are refused in words.
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
-from typing import NamedTuple
 
 from service.errors import IllegalRequestError, nearest
 from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.tensors import Output
 
 MAX_ADDRESS_CHARACTERS = 256
-_FEW, _REMEMBERED = 4, 64  # addresses in a request whose meaning is remembered, and how many such
 _IN_LAYERS = re.compile(
     r"layers\.(?:(?P<number>\d{1,9})|(?P<all>\*)|(?P<start>\d{0,9}):(?P<stop>\d{0,9}))\.(?P<probe>\w+)",
     re.ASCII,
 )
-
-
-class Named(NamedTuple):
-    """What a request's addresses mean.
-
-    Attributes:
-        keys: the names of the answer's tensors, in order, without repetition.
-        outputs: the tensor that each key stands for.
-        wanted: these tensors, each once: two keys may stand for one.
-    """
-
-    keys: tuple[str, ...]
-    outputs: tuple[Output, ...]
-    wanted: tuple[Output, ...]
-
-
-def resolve(addresses: tuple[str, ...], spec: ModelSpec, max_outputs: int) -> Named:
-    """What addresses mean, as `expand` says, looked up where a few of them have been asked of the model before."""
-    return (_resolve if len(addresses) > _FEW else _recall)(addresses, spec, max_outputs)
-
-
-def _resolve(addresses: tuple[str, ...], spec: ModelSpec, max_outputs: int) -> Named:
-    named = expand(addresses, spec, max_outputs)
-    outputs = tuple(named.values())
-    return Named(tuple(named), outputs, tuple(dict.fromkeys(outputs)))
-
-
-_recall = lru_cache(_REMEMBERED)(_resolve)
 
 
 def expand(addresses: Iterable[str], spec: ModelSpec, max_outputs: int) -> dict[str, Output]:

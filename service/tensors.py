@@ -74,7 +74,6 @@ class BlockRequest(NamedTuple):
         attention_mask: one array a sequence, bool [sequence].
         keys: the names of the answer's tensors, in order, without repetition.
         outputs: the tensor that each key stands for.
-        wanted: the tensors to run for, each once: two keys may stand for one.
         tokens: the tokens of each sequence, for text alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
@@ -86,10 +85,14 @@ class BlockRequest(NamedTuple):
     attention_mask: tuple[BoolArray, ...]
     keys: tuple[str, ...]
     outputs: tuple[Output, ...]
-    wanted: tuple[Output, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     timeout_s: float | None
     priority: int
+
+    @property
+    def wanted(self) -> tuple[Output, ...]:
+        """The tensors to run for, each once: two keys may stand for one tensor."""
+        return tuple(dict.fromkeys(self.outputs))
 
 
 @dataclass(frozen=True, slots=True)
