@@ -3,6 +3,8 @@
 What passes here can meet no neighbour with harm: finite, of the right size, zero where masked.
 """
 
+from itertools import repeat
+
 import numpy as np
 
 from service.address import expand
@@ -30,9 +32,8 @@ def check(
     mask = _check_mask(tensors, lengths)
     hidden_states = input_ids = None
     if tensors.hidden_states is not None:
-        hidden_states = tuple(
-            _check_values(values, mask[i], spec.hidden_size, i) for i, values in enumerate(tensors.hidden_states)
-        )
+        pairs = zip(tensors.hidden_states, tensors.attention_mask or repeat(None), strict=False)
+        hidden_states = tuple(_check_values(*pair, spec.hidden_size, index) for index, pair in enumerate(pairs))
     elif tensors.input_ids is not None:
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
@@ -78,20 +79,20 @@ def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, .
     if name != "hidden_states" and spec.text is not None:
         limit = min(limit or spec.text.max_tokens, spec.text.max_tokens)
     sequences = tensors.hidden_states if tensors.hidden_states is not None else tensors.input_ids
-    lengths = tuple(len(sequence) for sequence in sequences or ())
+    lengths = tuple(map(len, sequences or ()))
     for index, length in enumerate(lengths):
-        place = f"{name}[{index}]"
         if length == 0:
-            raise IllegalRequestError("expected at least 1 position, got 0", code="empty_sequence", at=place)
+            message = "expected at least 1 position, got 0"
+            raise IllegalRequestError(message, code="empty_sequence", at=f"{name}[{index}]")
         if limit is not None and length > limit:
             message = f"expected at most {limit} positions, got {length}"
-            raise IllegalRequestError(message, code="sequence_too_long", at=place)
+            raise IllegalRequestError(message, code="sequence_too_long", at=f"{name}[{index}]")
     return lengths
 
 
 def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, ...]:
     if tensors.attention_mask is None:
-        return tuple(np.ones(length, np.bool_) for length in lengths)
+        return tuple(np.frombuffer(b"\1" * length, np.bool_) for length in lengths)
     if len(tensors.attention_mask) != len(lengths):
         message = f"expected as many sequences as the input has ({len(lengths)}), got {len(tensors.attention_mask)}"
         raise IllegalRequestError(message, code="wrong_shape", at="attention_mask")
@@ -102,12 +103,12 @@ def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, 
     return tensors.attention_mask
 
 
-def _check_values(values: Float32Array, mask: BoolArray, hidden_size: int, index: int) -> Float32Array:
+def _check_values(values: Float32Array, mask: BoolArray | None, hidden_size: int, index: int) -> Float32Array:
     """Returns float32 [sequence, hidden], zero where masked; only then must it be finite."""
     if values.shape[1] != hidden_size:
         message = f"expected hidden_size {hidden_size}, got {values.shape[1]}"
         raise IllegalRequestError(message, code="wrong_shape", at=f"hidden_states[{index}][0]")
-    if not mask.all():
+    if mask is not None and not mask.all():
         values = np.where(mask[:, None], values, np.float32(0))
     finite = np.isfinite(values)
     if not finite.all():

@@ -4,8 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from service.check import check, check_inputs
 from service.errors import GlassblockError
@@ -18,6 +17,7 @@ from service.ticket import ticket, weigh_positions
 from service.view import view
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 _OFF_LOOP_BYTES = 2 * 2**20
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
 
@@ -32,8 +32,7 @@ class Codec(Protocol):
         """Writes its answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds of each stage of a request."""
 
     decode_s: float
@@ -71,23 +70,21 @@ async def _answer(
     model: Model, body: bytes, codec: Codec, settings: Settings, *, padded: bool
 ) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
-    tensors = codec.decode(body) if len(body) < _OFF_LOOP_BYTES else await _off_loop(codec.decode, body)
+    tensors = await _convert(len(body), codec.decode, body)
     request = await examine(tensors, model, settings)
     answer_bytes = ticket(request, model.spec, settings, padded=padded)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
-    names = model.spec.name, model.spec.version
-    if answer_bytes < _OFF_LOOP_BYTES:
-        data = codec.encode(result, *names)
-    else:
-        data = await _off_loop(codec.encode, result, *names)
+    data = await _convert(answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 
-async def _off_loop(function: Callable[..., T], *arguments: object) -> T:
-    """Calls in a thread what would hold the event loop, and so everybody else, for more than a few milliseconds."""
-    return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, function, *arguments)
+async def _convert(size_bytes: int, convert: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+    """Calls; in a thread, if it would hold the event loop, and so everybody else, for more than a few milliseconds."""
+    if size_bytes < _OFF_LOOP_BYTES:
+        return convert(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, convert, *arguments)
 
 
 async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:
@@ -96,7 +93,7 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
     tokens = None
     if tensors.text is not None and model.front is not None:
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
-        tensors = replace(tensors, text=None, input_ids=ids)
+        tensors = tensors._replace(text=None, input_ids=ids)
     weigh_positions(tensors, settings)
     return check(tensors, model.spec, settings.max_outputs, tokens)
 

@@ -24,8 +24,7 @@ _MOST_PACE = 100.0  # of one run: more is a stall
 _CANDIDATES = 512  # of one kind, first in line, that a batch is chosen from
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[Result]):
+class Answer(NamedTuple, Generic[Result]):
     """One entry's result.
 
     Attributes:

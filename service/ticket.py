@@ -1,7 +1,5 @@
 """The ticket: what a request weighs, held against the limits after the check and before the queue."""
 
-from collections import Counter
-
 from service.errors import IllegalRequestError, SwitchedOffError
 from service.manifest import ModelSpec
 from service.settings import Settings
@@ -27,15 +25,17 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded
     """
     if settings.layer_graphs == "off" and any(output.layer is not None for output in request.outputs):
         raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
-    cells = (spec.num_attention_heads or 1) * sum(length**2 for length in request.lengths)
+    cells = (spec.num_attention_heads or 1) * sum([length**2 for length in request.lengths])
     _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")
     # By powers of the length, so that a request of many sequences and many outputs is weighed in no time.
-    powers = Counter[int]()
+    powers: dict[int, int] = {}
     for output in request.outputs:
         elements, power = spec.tensor(output).growth
-        powers[power] += elements
+        powers[power] = powers.get(power, 0) + elements
     lengths = (max(request.lengths),) * len(request.lengths) if padded else request.lengths
-    size: int = 4 * sum(elements * sum(n**power for n in lengths) for power, elements in powers.items())
+    size = 0
+    for power, elements in powers.items():
+        size += 4 * elements * sum([length**power for length in lengths])
     _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
     return size
 

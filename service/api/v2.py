@@ -33,6 +33,7 @@ infer_router = APIRouter(
     responses=SERVED | refusals(403, 404, 406, 415, 422, 501, 504),
 )
 
+_LENGTH, _CAME, _WANTED = HEADER_LENGTH.lower().encode(), b"content-encoding", b"accept-encoding"
 _NO_MODEL = refusals(404)
 _MAX_LENGTH_DIGITS = 18
 _ANY = ["GET", "POST"]
@@ -136,9 +137,10 @@ async def infer_version(request: Request, model: str, version: str) -> Response:
 
 
 async def _answer(request: Request, asked: Asked) -> Response:
-    exchange = Exchange(asked.model.spec, asked.probes, _header_length(request))
-    came = check_encoding(_join(request, "content-encoding"))
-    wanted = choose_encoding(_join(request, "accept-encoding"))
+    given = _read_headers(request)
+    exchange = Exchange(asked.model.spec, asked.probes, _header_length(given[_LENGTH]))
+    came = check_encoding(", ".join(given[_CAME]))
+    wanted = choose_encoding(", ".join(given[_WANTED]))
     body: bytes = (await request.receive())["body"]  # whole, by the door
     if came:
         body = await asyncio.to_thread(inflate, body, came, request.app.state.settings.max_body_bytes)
@@ -169,17 +171,21 @@ def _find(request: Request, model: str) -> Asked:
     return find(request.app.state.repository, model, request.path_params.get("version"))
 
 
-def _join(request: Request, header: str) -> str:
-    return ", ".join(request.headers.getlist(header))
+def _read_headers(request: Request) -> dict[bytes, list[str]]:
+    """Every value of the headers that matter here, in one pass: starlette's lookup takes as long for each of them."""
+    found: dict[bytes, list[str]] = {_LENGTH: [], _CAME: [], _WANTED: []}
+    for name, value in request.scope["headers"]:
+        if name in found:
+            found[name].append(value.decode("latin-1"))
+    return found
 
 
-def _header_length(request: Request) -> int | None:
+def _header_length(values: list[str]) -> int | None:
     """Bytes of JSON before the tensors; None: all of it.
 
     Raises:
         UnreadableError: no number, or several.
     """
-    values = request.headers.getlist(HEADER_LENGTH)
     if not values:
         return None
     if len(values) > 1 or not (values[0].isascii() and values[0].isdigit()) or len(values[0]) > _MAX_LENGTH_DIGITS:

@@ -1,6 +1,7 @@
 """gzip and deflate (zlib) of whole bodies; what comes is inflated only as far as a limit."""
 
 import zlib
+from functools import lru_cache
 
 from service.errors import BodyTooLargeError, NotAcceptableError, UnreadableError, UnsupportedMediaTypeError
 
@@ -24,6 +25,7 @@ def check_encoding(declared: str) -> str:
     return name
 
 
+@lru_cache(64)  # clients write what their library writes
 def choose_encoding(accepted: str) -> str:
     """How to encode an answer; empty for as it is.
 

@@ -5,7 +5,9 @@ values and addresses are left to check.py.
 """
 
 import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,17 +77,9 @@ class Exchange:
         if head.model not in {"", self.spec.name + PROBES * self.probes}:
             message = "expected the model's name as in the URL, got another one"
             raise IllegalRequestError(message, code="wrong_model", at="model_name")
-        outputs = tuple(output.name for output in asked_outputs(head, self.spec, probes=self.probes))
-        inputs = check_inputs(head.inputs, self.spec)
-        data = _find_data(head.inputs, numbers, None if self.header_length is None else memoryview(body)[length:])
-        mask = inputs.get("attention_mask")
-        return Tensors(
-            hidden_states=read_hidden_states(inputs["hidden_states"], data["hidden_states"]),
-            attention_mask=None if mask is None else read_mask(mask, data["attention_mask"]),
-            outputs=outputs,
-            timeout_s=head.timeout_s,
-            priority=head.priority,
-        )
+        behind = None if self.header_length is None else memoryview(body)[length:]
+        find = partial(_find_data, numbers=numbers, behind=behind)
+        return read_tensors(head, self.spec, find, probes=self.probes)
 
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
         """Writes the answer: JSON, and behind it the outputs that were asked for as bytes.
@@ -93,7 +87,7 @@ class Exchange:
         Raises:
             IllegalRequestError: an output in JSON is not finite, which JSON cannot say.
         """
-        binary = self._binary_keys()
+        binary = self._binary_keys(result)
         said = {"model_name": model + PROBES * self.probes, "model_version": version}
         if self._head.id:
             said["id"] = self._head.id
@@ -122,12 +116,41 @@ class Exchange:
         sequence = np.frombuffer(body, STORED["FP32"]).reshape(-1, self.spec.hidden_size)
         return Tensors(hidden_states=(sequence,), outputs=tuple(list_outputs(self.spec, probes=self.probes)))
 
-    def _binary_keys(self) -> set[str]:
+    def _binary_keys(self, result: BlockResult) -> Collection[str]:
         """Names of the outputs that go as bytes; an address of several layers has become several names."""
         by_default, most = self._head.binary, len(self.spec.layers)
         asked = asked_outputs(self._head, self.spec, probes=self.probes)
         wanted = [output.name for output in asked if output.binary or (output.binary is None and by_default)]
+        if len(wanted) == len(asked):
+            return result.outputs.keys()
         return {key for name in wanted for key in expand((name,), self.spec, most)}
+
+
+def read_tensors(
+    head: Head, spec: ModelSpec, find: Callable[[tuple[InputHead, ...]], Mapping[str, Any]], *, probes: bool
+) -> Tensors:
+    """Holds a head against the model, and reads the tensors that it speaks of.
+
+    Args:
+        head: of the request.
+        spec: of the model that was asked.
+        find: gives each input's data by name, as `read_hidden_states` and `read_mask` take it, or says what is wrong.
+        probes: whether the model was asked as NAME.probes.
+
+    Raises:
+        IllegalRequestError: the outputs or inputs are not the model's, or the data is not as the head says; says where.
+    """
+    outputs = tuple(output.name for output in asked_outputs(head, spec, probes=probes))
+    inputs = check_inputs(head.inputs, spec)
+    data = find(head.inputs)
+    mask = inputs.get("attention_mask")
+    return Tensors(
+        hidden_states=read_hidden_states(inputs["hidden_states"], data["hidden_states"]),
+        attention_mask=None if mask is None else read_mask(mask, data["attention_mask"]),
+        outputs=outputs,
+        timeout_s=head.timeout_s,
+        priority=head.priority,
+    )
 
 
 def asked_outputs(head: Head, spec: ModelSpec, *, probes: bool) -> tuple[OutputHead, ...]:

@@ -6,6 +6,7 @@ What the JSON of `inference.py` says in fields is said here in fields of the sam
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from service.codec import proto_wire
 from service.codec.envelope import read_whole
-from service.codec.inference import PROBES, asked_outputs, check_inputs
+from service.codec.inference import PROBES, read_tensors
 from service.codec.inference_head import (
     REGION,
     SEQUENCE,
@@ -24,7 +25,7 @@ from service.codec.inference_head import (
     read_id,
     read_timeout,
 )
-from service.codec.inference_input import STORED, check_count, read_hidden_states, read_mask
+from service.codec.inference_input import STORED, check_count
 from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.manifest import ModelSpec
@@ -74,18 +75,8 @@ class ProtoExchange:
         except DecodeError:
             raise proto_wire.unreadable() from None
         self._head = head = _read_head(request)
-        outputs = tuple(output.name for output in asked_outputs(head, self.spec, probes=self.probes))
-        inputs = check_inputs(head.inputs, self.spec)
-        find = _find_raw if head.binary else _find_contents
-        data = find(request, head.inputs)
-        mask = inputs.get("attention_mask")
-        return Tensors(
-            hidden_states=read_hidden_states(inputs["hidden_states"], data["hidden_states"]),
-            attention_mask=None if mask is None else read_mask(mask, data["attention_mask"]),
-            outputs=outputs,
-            timeout_s=head.timeout_s,
-            priority=head.priority,
-        )
+        find = partial(_find_raw if head.binary else _find_contents, request)
+        return read_tensors(head, self.spec, find, probes=self.probes)
 
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
         """Writes a ModelInferResponse; numbers that are not finite are sent as they are."""

@@ -11,7 +11,6 @@ The format: https://github.com/huggingface/safetensors#format. Why no library: d
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +78,7 @@ def decode(body: bytes) -> Tensors:
     if "attention_mask" in arrays:
         arrays["attention_mask"] = _as_mask(arrays["attention_mask"], lengths)
     cut: dict[str, Any] = {name: _cut(array, lengths) for name, array in arrays.items()}
-    return replace(metadata, **cut)
+    return metadata._replace(**cut)
 
 
 def encode(result: BlockResult, model: str, version: str) -> bytes:

@@ -98,6 +98,15 @@ def test_outputs_that_are_no_list_of_addresses_are_refused(
     assert_refused(post(unharmed, body), 422, code, at, message, body)
 
 
+def test_an_address_means_to_each_model_its_own_layers(client: httpx.Client) -> None:
+    for model in ("tiny", "minilm-2-5") * 2:
+        described = client.get(f"/v1/models/{model}").json()
+        asked = {"hidden_states": [[[0.5] * described["hidden_size"]]], "outputs": ["attention_weights"]}
+        names = [f"layers.{layer}.attention_weights" for layer in range(described["num_layers"])]
+        answer = client.post(f"/v1/models/{model}/forward", json=asked).json()
+        assert list(answer["outputs"]) == (["attention_weights"] if len(names) == 1 else names)
+
+
 MODELS = [
     *("nowhere", "Tiny", "TINY", "CON", "tiny;x", "tiny.", "tiny%20", "%09tiny", "tiny%0a", "tiny%0d%0aX: y"),
     *("%2e%2e", "%252e%252e", "a%5cb", "tiny%3f", "%00", "tiny%00", "%ff", "t%D1%96ny", "%E2%80%8Btiny", "a" * 300),

@@ -200,3 +200,18 @@ def test_long_numbers_as_text_are_read_as_their_bytes_are(client: httpx.Client) 
     expected = read(ask_binary(client, body, headers, model="minilm-2-5"))
     assert_same(read(flat), expected)
     assert_same(read(nested), expected)
+
+
+def test_a_head_that_came_before_is_answered_with_the_tensors_that_come_with_it(client: httpx.Client) -> None:
+    for seed in range(3):
+        rows = np.random.default_rng(seed).standard_normal((2, 3, 8)).astype(np.float32)
+        head = {"inputs": [binary("hidden_states", rows.tobytes(), [2, 3, 8], "FP32")]}
+        answer = ask_binary(client, *framed(head, rows.tobytes()))
+        assert_same(read(answer), forward(client, rows=rows, masked=False))
+
+
+def test_one_head_means_to_each_model_what_that_model_has(client: httpx.Client) -> None:
+    body, headers = framed({"inputs": [binary("hidden_states", BYTES, [2, 3, 8], "FP32")]}, BYTES)
+    for model in ("tiny", "tiny.probes") * 2:
+        listed = [output["name"] for output in client.get(f"/v2/models/{model}").json()["outputs"]]
+        assert list(read(ask_binary(client, body, headers, model=model))) == listed

@@ -414,3 +414,17 @@ def test_an_answer_beyond_float32_is_422_in_json_and_comes_as_bytes(unharmed: ht
 def test_another_method_is_405_and_says_so(unharmed: httpx.Client, method: str) -> None:
     response = unharmed.request(method, "/v2/models/tiny/infer")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+def test_a_head_is_refused_as_often_as_it_comes(unharmed: httpx.Client) -> None:
+    body, headers = framed({"inputs": [STATES | {"datatype": "FP64"}]}, BYTES)
+    message = "expected datatype FP32 or FP16 or BF16, got another one"
+    for _ in range(2):
+        assert_refused(ask_binary(unharmed, body, headers), 422, "dtype_mismatch", "inputs[0].datatype", message)
+
+
+def test_a_good_head_that_came_before_lets_no_other_number_of_bytes_pass(unharmed: httpx.Client) -> None:
+    body, headers = framed({"inputs": [STATES]}, BYTES)
+    assert ask_binary(unharmed, body, headers).status_code == httpx.codes.OK
+    message = f"expected {len(BYTES)} bytes behind the JSON, got {len(BYTES) - 4}"
+    assert_refused(ask_binary(unharmed, body[:-4], headers), 400, "size_mismatch", "inputs[0]", message)
