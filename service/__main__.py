@@ -22,7 +22,7 @@ from service.app import Application, load_models
 from service.banner import print_banner
 from service.connection import with_limits
 from service.errors import StartError
-from service.memory import use_one_arena
+from service.memory import collect_seldom, use_one_arena
 from service.repository import Repository, check_golden
 from service.settings import Settings, read_settings
 
@@ -139,6 +139,7 @@ def serve(settings: Settings) -> int:
         StartError: the port cannot be had.
     """
     use_one_arena()
+    collect_seldom()
     logs.configure(settings.log_level)
     _allow_descriptors(settings.max_connections)
     with _listen(settings) as listener:

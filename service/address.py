@@ -11,9 +11,7 @@ A bare probe stands for every layer. `hook` is a name of TransformerLens whose m
 """
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 from service.cut import check_lengths, read_cut, read_reduction
 from service.errors import IllegalRequestError, nearest
@@ -22,7 +20,6 @@ from service.tensors import Output, View
 
 MAX_ADDRESS_CHARACTERS = 256
 _PARTS = re.compile(r"(?P<name>[^\[|]*)(?:\[(?P<cut>[^\[\]|]*)\])?(?:\|(?P<reduction>.*))?", re.DOTALL)
-_FEW, _REMEMBERED = 4, 64  # addresses in a request whose meaning is remembered, and how many such
 _IN_LAYERS = re.compile(
     r"(?P<face>layers|blocks)\.(?:(?P<number>\d{1,9})|(?P<all>\*)|(?P<start>\d{0,9}):(?P<stop>\d{0,9}))\.(?P<probe>[\w.]+)",
     re.ASCII,
@@ -49,65 +46,33 @@ PROBES = (
 )  # that some model has
 
 
-class Named(NamedTuple):
-    """What a request's addresses mean.
-
-    Attributes:
-        keys: the addresses as sent with only the layer filled in, in order, without repetition.
-        views: what each key stands for.
-        wanted: these, each once: two keys may stand for one.
-        cuts: those that are cut, and where in the request.
-    """
-
-    keys: tuple[str, ...]
-    views: tuple[View, ...]
-    wanted: tuple[View, ...]
-    cuts: tuple[tuple[str, View], ...]
-
-
-def resolve(addresses: tuple[str, ...], spec: ModelSpec, max_outputs: int, lengths: Sequence[int]) -> Named:
-    """What addresses mean, as `expand` says, looked up where a few of them have been asked of the model before.
+def expand(addresses: Iterable[str], spec: ModelSpec, max_outputs: int, lengths: Sequence[int] = ()) -> dict[str, View]:
+    """Turns addresses into what they stand for, keyed by the address as sent with only the layer filled in, in order.
 
     Args:
         addresses: as the client wrote them.
         spec: the model they are asked of.
         max_outputs: tensors that one request may name.
-        lengths: positions of each sequence, which cuts are held against.
+        lengths: positions of each sequence, which cuts are held against; none: they are not.
 
     Raises:
-        IllegalRequestError: as `expand` says, or a cut that does not go with one of the lengths.
-    """
-    named = (expand if len(addresses) > _FEW else _recall)(addresses, spec, max_outputs)
-    for place, view in named.cuts:
-        check_lengths(view, spec.tensor(view.output), lengths, place)
-    return named
-
-
-def expand(addresses: tuple[str, ...], spec: ModelSpec, max_outputs: int) -> Named:
-    """Turns addresses into what they stand for.
-
-    Raises:
-        IllegalRequestError: unknown address (with the nearest right ones), layer out of range, a cut or a reduction
-            that the tensor does not take, a key twice, too many.
+        IllegalRequestError: unknown address (with the nearest right ones), layer or index out of range, a cut or a
+            reduction that the tensor does not take, a key twice, too many.
     """
     found: dict[str, View] = {}
-    cuts: list[tuple[str, View]] = []
     for index, address in enumerate(addresses):
         place = f"outputs[{index}]"
         for key, view in _expand_one(address, spec, place):
             if key in found:
                 raise IllegalRequestError(f"{key} is asked for twice", code="duplicate_output", at=place)
+            if view.cut and lengths:
+                check_lengths(view, spec.tensor(view.output), lengths, place)
             found[key] = view
-            if view.cut:
-                cuts.append((place, view))
         if len(found) > max_outputs:
-            message = f"expected at most {max_outputs} tensors after expansion"
-            raise IllegalRequestError(message, code="too_many_outputs", at=place)
-    views = tuple(found.values())
-    return Named(tuple(found), views, tuple(dict.fromkeys(views)), tuple(cuts))
-
-
-_recall = lru_cache(_REMEMBERED)(expand)
+            raise IllegalRequestError(
+                f"expected at most {max_outputs} tensors after expansion", code="too_many_outputs", at=place
+            )
+    return found
 
 
 def name_of(address: str) -> str:

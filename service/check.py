@@ -7,7 +7,7 @@ from itertools import repeat
 
 import numpy as np
 
-from service.address import resolve
+from service.address import expand
 from service.errors import IllegalRequestError
 from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Float32Array, Int64Array, Tensors
@@ -37,15 +37,14 @@ def check(
     elif tensors.input_ids is not None:
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
-    named = resolve(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs, lengths)
+    named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs, lengths)
     return BlockRequest(
         lengths,
         hidden_states,
         input_ids,
         mask,
-        keys=named.keys,
-        views=named.views,
-        wanted=named.wanted,
+        keys=tuple(named),
+        views=tuple(named.values()),
         tokens=tokens,
         timeout_s=tensors.timeout_s,
         priority=tensors.priority or DEFAULT_PRIORITY,

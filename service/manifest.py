@@ -165,10 +165,6 @@ class ModelSpec(_Strict):
             raise ValueError("an alias must stand for block_output and be no probe's name")
         return self
 
-    def __hash__(self) -> int:
-        """By identity: a manifest is read once."""
-        return id(self)
-
     @cached_property
     def probes(self) -> tuple[dict[str, TensorSpec], ...]:
         """Probes of each layer by name, `block_output` not among them."""

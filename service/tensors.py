@@ -129,7 +129,6 @@ class BlockRequest(NamedTuple):
         attention_mask: one array a sequence, bool [sequence].
         keys: the names of the answer's tensors, in order, without repetition.
         views: what each key stands for.
-        wanted: these, each once: two keys may stand for one.
         tokens: the tokens of each sequence, for text alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
@@ -141,10 +140,14 @@ class BlockRequest(NamedTuple):
     attention_mask: tuple[BoolArray, ...]
     keys: tuple[str, ...]
     views: tuple[View, ...]
-    wanted: tuple[View, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     timeout_s: float | None
     priority: int
+
+    @property
+    def wanted(self) -> tuple[View, ...]:
+        """What to run for, each once: two keys may stand for the same."""
+        return tuple(dict.fromkeys(self.views))
 
 
 @dataclass(frozen=True, slots=True)

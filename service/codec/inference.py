@@ -125,7 +125,7 @@ class Exchange:
         wanted = [output.name for output in asked if output.binary or (output.binary is None and by_default)]
         if len(wanted) == len(asked):
             return result.outputs.keys()
-        return {key for name in wanted for key in expand((name,), self.spec, most).keys}
+        return {key for name in wanted for key in expand((name,), self.spec, most)}
 
 
 def read_tensors(
