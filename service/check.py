@@ -37,14 +37,14 @@ def check(
     elif tensors.input_ids is not None:
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
-    named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs)
+    named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs, lengths)
     return BlockRequest(
         lengths,
         hidden_states,
         input_ids,
         mask,
         keys=tuple(named),
-        outputs=tuple(named.values()),
+        views=tuple(named.values()),
         tokens=tokens,
         timeout_s=tensors.timeout_s,
         priority=tensors.priority or DEFAULT_PRIORITY,

@@ -14,6 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(ge=1)]
 FINAL_OUTPUT = "block_output"
+ROLLOUT = "attention_rollout"
 SEQUENCE_AXES = frozenset({"sequence", "query", "key"})
 
 
@@ -42,6 +43,9 @@ class TensorSpec(_Strict):
         dynamic = [axis in SEQUENCE_AXES for axis in self.axes[1:]]
         fixed = math.prod(size for size, grows in zip(self.shape[1:], dynamic, strict=True) if not grows)
         return fixed, sum(dynamic)
+
+
+_ROLLOUT = TensorSpec(name=ROLLOUT, dtype="float32", axes=["batch", "query", "key"], shape=[-1, -1, -1])
 
 
 class LayerSpec(_Strict):
@@ -168,7 +172,14 @@ class ModelSpec(_Strict):
 
     def tensor(self, output: Output) -> TensorSpec:
         """The tensor an output names."""
-        return self.outputs[0] if output.layer is None else self.probes[output.layer][output.probe]
+        if output.layer is not None:
+            return self.probes[output.layer][output.probe]
+        return _ROLLOUT if output.probe == ROLLOUT else self.outputs[0]
+
+    @cached_property
+    def has_rollout(self) -> bool:
+        """Whether every layer has attention weights."""
+        return all("attention_weights" in probes for probes in self.probes)
 
     @property
     def max_sequence_length(self) -> int | None:

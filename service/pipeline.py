@@ -12,7 +12,7 @@ from service.queue import Answer
 from service.repository import Model
 from service.settings import Settings
 from service.shedding import hold_queue
-from service.tensors import BlockRequest, BlockResult, Float32Array, Sequence, Tensors
+from service.tensors import BlockRequest, BlockResult, Found, Sequence, Tensors
 from service.ticket import ticket, weigh_positions
 from service.view import view
 
@@ -98,7 +98,7 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
     return check(tensors, model.spec, settings.max_outputs, tokens)
 
 
-async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Float32Array, ...]]]:
+async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Found, ...]]]:
     """Queues every sequence and awaits all; if one fails or the client leaves, the others are withdrawn.
 
     Raises:

@@ -15,7 +15,7 @@ from service.metrics import ModelMetrics
 from service.runner import LEAN, Runner
 from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
 from service.settings import Settings
-from service.tensors import Float32Array, Output, Sequence
+from service.tensors import Found, Output, Sequence, View
 from service.text import TextFront
 
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -40,7 +40,7 @@ class Model:
     provider: str
     runner: Runner
     front: TextFront | None
-    batcher: Batcher[Sequence, tuple[Float32Array, ...]]
+    batcher: Batcher[Sequence, tuple[Found, ...]]
     metrics: ModelMetrics
 
 
@@ -139,22 +139,22 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     check_golden(runner, spec, folder)
     if settings.layer_graphs == "eager":
         runner.load(range(len(spec.layers)))
-        inside = [Output(layer, name) for layer, probes in enumerate(spec.probes) for name in probes]
+        inside = [View(Output(layer, name)) for layer, probes in enumerate(spec.probes) for name in probes]
         check_golden(runner, spec, folder, (*LEAN, *inside[:1]))
     runner.warm_up(settings.max_batch_tokens)
     metrics = ModelMetrics(spec.name, spec.version)
-    batcher = Batcher[Sequence, tuple[Float32Array, ...]](spec.name, metrics, runner, settings.run_timeout_s, on_death)
+    batcher = Batcher[Sequence, tuple[Found, ...]](spec.name, metrics, runner, settings.run_timeout_s, on_death)
     return Model(spec, sha256, session.provider, runner, front, batcher, metrics)
 
 
-def check_golden(runner: Runner, spec: ModelSpec, place: Path, outputs: tuple[Output, ...] = LEAN) -> float:
+def check_golden(runner: Runner, spec: ModelSpec, place: Path, views: tuple[View, ...] = LEAN) -> float:
     """Answers the manifest's golden request, which also warms the session up.
 
     Args:
         runner: of the model.
         spec: holds request and answer.
         place: the version folder, for messages.
-        outputs: `block_output` first; with a probe after it the layers give it instead of model.onnx.
+        views: `block_output` first; with a probe after it the layers give it instead of model.onnx.
 
     Returns:
         max |answer − golden| where the mask is 1.
@@ -168,14 +168,14 @@ def check_golden(runner: Runner, spec: ModelSpec, place: Path, outputs: tuple[Ou
         inputs = [np.asarray(rows, np.float32) for rows in request.hidden_states]
     inputs = [np.where(mask[:, None], rows, np.float32(0)) for rows, mask in zip(inputs, masks, strict=True)]
     try:
-        answers = runner.run([Sequence(values, mask, outputs) for values, mask in zip(inputs, masks, strict=True)])
+        answers = runner.run([Sequence(values, mask, views) for values, mask in zip(inputs, masks, strict=True)])
     except ERRORS as error:
         raise StartError(f"{place}: the golden request cannot be run: {first_line(error)}") from error
     wanted = [np.asarray(rows, np.float64) for rows in spec.golden.answer.block_output]
-    triples = zip((answer[0] for answer in answers), wanted, masks, strict=True)
+    triples = zip((np.asarray(answer[0], np.float32) for answer in answers), wanted, masks, strict=True)
     distance = float(np.max([np.abs(answer - want)[mask].max() for answer, want, mask in triples]))
     if not distance <= spec.golden.tolerance:
-        where = FINAL_OUTPUT if outputs == LEAN else f"{FINAL_OUTPUT} by layers"
+        where = FINAL_OUTPUT if views == LEAN else f"{FINAL_OUTPUT} by layers"
         message = f"{where} is {distance:.1e} from the golden answer, the manifest allows {spec.golden.tolerance:.1e}"
         raise StartError(f"{place}: {message}")
     return distance

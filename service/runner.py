@@ -1,7 +1,7 @@
 """A model's runs: `model.onnx` for who wants the output, the chain of layers for who wants the inside."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from service import logs
 from service.cost import Cost, measure
 from service.errors import StartError, UnavailableError
-from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec, TensorSpec
 from service.padding import choose, pad, unpad
+from service.reduction import Rollout
 from service.session import Session, Stop
-from service.tensors import Batch, Float32Array, Output, Sequence
+from service.tensors import Batch, Float32Array, Found, Output, Sequence, View
+from service.view import take
 
 _log = logs.get("runner")
 
-LEAN = (Output(None, FINAL_OUTPUT),)
+_FINAL, _ROLLOUT = Output(None, FINAL_OUTPUT), Output(None, ROLLOUT)
+LEAN = (View(_FINAL),)
+_WEIGHTS, _STREAM = "attention_weights", "layer_output"
 
 
 class Runner:
@@ -79,15 +83,16 @@ class Runner:
         """One batch, of sequences of one `depth`, to be run."""
         return BatchRun(self, sequences, Stop())
 
-    def depth(self, wanted: tuple[Output, ...]) -> int | None:
-        """The last layer that must be run for these tensors; None if model.onnx gives them."""
-        if wanted == LEAN:
+    def depth(self, wanted: tuple[View, ...]) -> int | None:
+        """The last layer that must be run for these; None if model.onnx gives them."""
+        outputs = {view.output for view in wanted}
+        if outputs == {_FINAL}:
             return None
-        if LEAN[0] in wanted:
+        if outputs & {_FINAL, _ROLLOUT}:
             return len(self._spec.layers) - 1
-        return max(output.layer for output in wanted if output.layer is not None)
+        return max(output.layer for output in outputs if output.layer is not None)
 
-    def run(self, sequences: list[Sequence], stop: Stop | None = None) -> list[tuple[Float32Array, ...]]:
+    def run(self, sequences: list[Sequence], stop: Stop | None = None) -> list[tuple[Found, ...]]:
         """Runs one batch.
 
         Args:
@@ -95,45 +100,52 @@ class Runner:
             stop: ends it early; it then raises.
 
         Returns:
-            For each sequence its tensors in the order of its `outputs`, unpadded.
+            For each sequence what its `views` ask for, in order, unpadded.
         """
-        depth, stop = self.depth(sequences[0].outputs), stop or Stop()
-        batch = pad(sequences)
+        depth, stop = self.depth(sequences[0].views), stop or Stop()
+        batch, rows = pad(sequences), [_Row(row, sequence) for row, sequence in enumerate(sequences)]
         if depth is None:
-            arrays = {LEAN[0]: self._run_model(batch, stop)}
+            self._give(rows, _FINAL, self._run_model(batch, stop))
         else:
-            wanted = dict.fromkeys(output for sequence in sequences for output in sequence.outputs)
-            arrays = self._run_layers(batch, tuple(wanted), depth, stop)
-        return [
-            tuple(unpad(arrays[output], self._spec.tensor(output), row, len(sequence)) for output in sequence.outputs)
-            for row, sequence in enumerate(sequences)
-        ]
+            self._run_layers(batch, rows, depth, stop)
+        return [tuple(row.found[view] for view in row.sequence.views) for row in rows]
 
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch), stop)[0]
 
-    def _run_layers(
-        self, batch: Batch, wanted: tuple[Output, ...], depth: int, stop: Stop
-    ) -> dict[Output, Float32Array]:
+    def _run_layers(self, batch: Batch, rows: "list[_Row]", depth: int, stop: Stop) -> None:
         """Runs the layers one after another, as far as the last one asked for."""
-        arrays: dict[Output, Float32Array] = {}
-        hidden_states, last = batch.hidden_states, len(self._spec.layers) - 1
-        whole = LEAN[0] in wanted
         self._load_for_run(range(depth + 1))
+        hidden_states = batch.hidden_states
         for layer in range(depth + 1):
-            asked = [output for output in wanted if output.layer == layer]
-            names = dict.fromkeys(output.probe for output in asked)
-            if layer < depth:
-                names["layer_output"] = None
-            if layer == last and whole:
-                names[self._final_name] = None
-            arrays_of_layer = self._layers[layer].run(list(names), _feeds(hidden_states, batch), stop)
-            found = dict(zip(names, arrays_of_layer, strict=True))
-            arrays.update({output: found[output.probe] for output in asked})
-            if layer == last and whole:
-                arrays[LEAN[0]] = found[self._final_name]
-            hidden_states = found.get("layer_output", hidden_states)
-        return arrays
+            hidden_states = self._run_layer(layer, batch, hidden_states, rows, stop, goes_on=layer < depth)
+        for row in rows:
+            for view in row.views_of(_ROLLOUT):
+                row.found[view] = take(row.rollout.result(), view)
+
+    def _run_layer(
+        self, layer: int, batch: Batch, hidden_states: Float32Array, rows: "list[_Row]", stop: Stop, *, goes_on: bool
+    ) -> Float32Array:
+        """Runs one layer and takes what is asked of it, so that no more than one layer's maps are in memory."""
+        asked = {view.output for row in rows for view in row.sequence.views}
+        sources = {output: output.probe for output in asked if output.layer == layer}
+        if _FINAL in asked and layer == len(self._spec.layers) - 1:
+            sources[_FINAL] = self._final_name
+        names = dict.fromkeys((*sources.values(), *[_WEIGHTS] * (_ROLLOUT in asked), *[_STREAM] * goes_on))
+        arrays = self._layers[layer].run(list(names), _feeds(hidden_states, batch), stop)
+        found = dict(zip(names, arrays, strict=True))
+        for output, name in sources.items():
+            self._give(rows, output, found[name])
+        for row in rows:
+            if row.views_of(_ROLLOUT):
+                row.rollout.add(row.cut(found[_WEIGHTS], self._spec.probes[layer][_WEIGHTS]))
+        return found.get(_STREAM, hidden_states)
+
+    def _give(self, rows: "list[_Row]", output: Output, values: Float32Array) -> None:
+        tensor = self._spec.tensor(output)
+        for row in rows:
+            for view in row.views_of(output):
+                row.found[view] = take(row.cut(values, tensor), view)
 
     def _load_for_run(self, layers: Iterable[int]) -> None:
         try:
@@ -150,7 +162,23 @@ class Runner:
     def _final_name(self) -> str:
         """The output of the last layer's graph that is the model's answer."""
         names = [tensor.name for tensor in self._spec.layers[-1].outputs]
-        return FINAL_OUTPUT if FINAL_OUTPUT in names else "layer_output"
+        return FINAL_OUTPUT if FINAL_OUTPUT in names else _STREAM
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row of a batch: its sequence, and what was found for it so far."""
+
+    index: int
+    sequence: Sequence
+    found: dict[View, Found] = field(default_factory=dict)
+    rollout: Rollout = field(default_factory=Rollout)
+
+    def views_of(self, output: Output) -> list[View]:
+        return [view for view in self.sequence.views if view.output == output]
+
+    def cut(self, values: Float32Array, tensor: TensorSpec) -> Float32Array:
+        return unpad(values, tensor, self.index, len(self.sequence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +195,7 @@ class BatchRun:
     sequences: list[Sequence]
     handle: Stop
 
-    def result(self) -> list[tuple[Float32Array, ...]]:
+    def result(self) -> list[tuple[Found, ...]]:
         """Runs it."""
         return self.runner.run(self.sequences, self.handle)
 

@@ -3,8 +3,9 @@
 What every request makes one of is a named tuple: a frozen dataclass takes several times as long to make, and to hash.
 """
 
+from collections import abc
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +40,64 @@ class Tensors(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A tensor of a model: a probe of one layer, or `block_output` (layer None)."""
+    """A tensor of a model: a probe of a layer, or of all (layer None) `block_output` or `attention_rollout`."""
 
     layer: int | None
     probe: str
+
+
+class Span(NamedTuple):
+    """A slice of an axis, as numpy's basic slicing reads it."""
+
+    start: int | None = None
+    stop: int | None = None
+    step: int | None = None
+
+
+Cut = tuple[int | Span, ...]  # an index or a slice for each axis of a tensor but the batch's; empty: all of it
+
+
+class Reduction(NamedTuple):
+    """What an address asks of the last axis, or of one that it names.
+
+    Attributes:
+        name: entropy, norm, mean, max or top.
+        axis: counted in what the cut left.
+        k: for top, how many.
+    """
+
+    name: str
+    axis: int = -1
+    k: int = 0
+
+
+class View(NamedTuple):
+    """What an address stands for: a tensor, and what is wanted of it.
+
+    Attributes:
+        output: the tensor.
+        cut: of it.
+        reduction: of what the cut left.
+    """
+
+    output: Output
+    cut: Cut = ()
+    reduction: Reduction | None = None
+
+
+class Top(NamedTuple):
+    """The largest of an axis, the largest first.
+
+    Attributes:
+        values: float32 [..., k].
+        indices: int64 [..., k], where they were in what the cut left.
+    """
+
+    values: Float32Array
+    indices: Int64Array
+
+
+Found = Float32Array | Top
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +107,12 @@ class Sequence:
     Attributes:
         hidden_states: float32 [sequence, hidden], finite, zero where `attention_mask` is False.
         attention_mask: bool [sequence], True = attend.
-        outputs: what the runner is to give, in order.
+        views: what the runner is to give, in order.
     """
 
     hidden_states: Float32Array
     attention_mask: BoolArray
-    outputs: tuple[Output, ...]
+    views: tuple[View, ...]
 
     def __len__(self) -> int:
         """Positions, padding not counted."""
@@ -73,7 +128,7 @@ class BlockRequest(NamedTuple):
         input_ids: one array a sequence, int64 [sequence], all within the vocabulary.
         attention_mask: one array a sequence, bool [sequence].
         keys: the names of the answer's tensors, in order, without repetition.
-        outputs: the tensor that each key stands for.
+        views: what each key stands for.
         tokens: the tokens of each sequence, for text alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
@@ -84,15 +139,15 @@ class BlockRequest(NamedTuple):
     input_ids: tuple[Int64Array, ...] | None
     attention_mask: tuple[BoolArray, ...]
     keys: tuple[str, ...]
-    outputs: tuple[Output, ...]
+    views: tuple[View, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     timeout_s: float | None
     priority: int
 
     @property
-    def wanted(self) -> tuple[Output, ...]:
-        """The tensors to run for, each once: two keys may stand for one tensor."""
-        return tuple(dict.fromkeys(self.outputs))
+    def wanted(self) -> tuple[View, ...]:
+        """What to run for, each once: two keys may stand for the same."""
+        return tuple(dict.fromkeys(self.views))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +167,24 @@ class BlockResult(NamedTuple):
     """What a request gets back, unpadded.
 
     Attributes:
-        outputs: by key, one float32 array a sequence, axes as the manifest says without batch.
+        outputs: by key, one float32 array a sequence, axes as the manifest says without batch, cut and reduced.
         lengths: positions of each sequence.
         tokens: the tokens of each sequence, for text alone.
         queue_s: seconds the slowest sequence waited for a run.
         run_s: seconds of the slowest sequence's run.
     """
 
-    outputs: dict[str, list[Float32Array]]
+    outputs: abc.Mapping[str, abc.Sequence[Found]]
     lengths: tuple[int, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     queue_s: float
     run_s: float
+
+    def tensors(self) -> abc.Iterator[tuple[str, str, list[NDArray[Any]]]]:
+        """Outputs as tensors: key, name and one array a sequence; what `top` gave is KEY.values and KEY.indices."""
+        for key, found in self.outputs.items():
+            if isinstance(found[0], Top):
+                yield key, f"{key}.values", [top.values for top in found if isinstance(top, Top)]
+                yield key, f"{key}.indices", [top.indices for top in found if isinstance(top, Top)]
+            else:
+                yield key, key, [array for array in found if not isinstance(array, Top)]

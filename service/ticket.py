@@ -1,7 +1,10 @@
 """The ticket: what a request weighs, held against the limits after the check and before the queue."""
 
+from collections import Counter
+
+from service.cut import view_bytes
 from service.errors import IllegalRequestError, SwitchedOffError
-from service.manifest import ModelSpec
+from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.settings import Settings
 from service.tensors import BlockRequest, Tensors
 
@@ -23,20 +26,28 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded
         IllegalRequestError: heavier than a limit; says the limit and the weight.
         SwitchedOffError: a probe was asked for, and the layers' graphs are off.
     """
-    if settings.layer_graphs == "off" and any(output.layer is not None for output in request.outputs):
+    if settings.layer_graphs == "off" and any(view.output.probe != FINAL_OUTPUT for view in request.views):
         raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
     cells = (spec.num_attention_heads or 1) * sum([length**2 for length in request.lengths])
     _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")
-    # By powers of the length, so that a request of many sequences and many outputs is weighed in no time.
-    powers: dict[int, int] = {}
-    for output in request.outputs:
-        elements, power = spec.tensor(output).growth
-        powers[power] = powers.get(power, 0) + elements
+    size = _answer_bytes(request, spec, padded=padded)
+    _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
+    return size
+
+
+def _answer_bytes(request: BlockRequest, spec: ModelSpec, *, padded: bool) -> int:
+    """By powers of the length, or for each length once, so that many sequences and outputs are weighed in no time."""
+    powers, size, counted = Counter[int](), 0, Counter(request.lengths)
+    for view, keys in Counter(request.views).items():
+        tensor = spec.tensor(view.output)
+        if view.cut or view.reduction:
+            size += keys * view_bytes(view, tensor, counted, padded=padded)
+        else:
+            elements, power = tensor.growth
+            powers[power] += keys * elements
     lengths = (max(request.lengths),) * len(request.lengths) if padded else request.lengths
-    size = 0
     for power, elements in powers.items():
         size += 4 * elements * sum([length**power for length in lengths])
-    _weigh("bytes in the answer as float32", size, settings.max_answer_bytes, "answer_too_large")
     return size
 
 

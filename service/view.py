@@ -1,19 +1,39 @@
-"""What a client asked to see of a result: here slices and reductions will be taken, before anything is written."""
+"""What a client asked to see of a result: cuts and reductions, before anything is written."""
+
+import numpy as np
 
 from service.queue import Answer
-from service.tensors import BlockRequest, BlockResult, Float32Array
+from service.reduction import reduce
+from service.tensors import BlockRequest, BlockResult, Float32Array, Found, View
 
 
-def view(request: BlockRequest, answers: list[Answer[tuple[Float32Array, ...]]]) -> BlockResult:
+def take(array: Float32Array, view: View) -> Found:
+    """Cuts and reduces one sequence's tensor.
+
+    Args:
+        array: float32, its axes without the batch's; any strides.
+        view: what is wanted of it.
+
+    Returns:
+        The array itself if all of it is wanted; else an array of its own, so that a batch's is not kept for a part.
+    """
+    cut = tuple(item if isinstance(item, int) else slice(*item) for item in view.cut)
+    part = array[cut] if cut else array
+    if view.reduction is not None:
+        return reduce(part, view.reduction)
+    return np.array(part, order="C") if cut else part
+
+
+def view(request: BlockRequest, answers: list[Answer[tuple[Found, ...]]]) -> BlockResult:
     """Names the tensors of each sequence's answer.
 
     Args:
         request: what was asked.
-        answers: one a sequence, each with the tensors of `request.wanted` in order.
+        answers: one a sequence, each with what `request.wanted` asks for in order.
     """
-    places = {output: place for place, output in enumerate(request.wanted)}
-    named = zip(request.keys, request.outputs, strict=True)
-    outputs = {key: [answer.value[places[output]] for answer in answers] for key, output in named}
+    places = {wanted: place for place, wanted in enumerate(request.wanted)}
+    named = zip(request.keys, request.views, strict=True)
+    outputs = {key: [answer.value[places[wanted]] for answer in answers] for key, wanted in named}
     return BlockResult(
         outputs,
         request.lengths,

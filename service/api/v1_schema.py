@@ -36,7 +36,7 @@ _REQUEST: dict[str, Any] = {
         },
         "outputs": {
             "description": "Addresses: block_output, PROBE (of every layer), layers.N.PROBE, layers.A:B.PROBE, "
-            "layers.*.PROBE. Absent: block_output.",
+            "layers.*.PROBE; behind it numpy's slices, [-1, 0:8], and a reduction, |entropy. Absent: block_output.",
             "type": "array",
             "items": {"type": "string"},
             "minItems": 1,
@@ -50,6 +50,12 @@ _REQUEST: dict[str, Any] = {
         "priority": {"description": "1 is served first, then 2 and so on; 0: 5.", **_WHOLE},
     },
 }
+_NESTED: dict[str, Any] = {"type": ["array", "number"]}
+_TOP: dict[str, Any] = {
+    "type": "object",
+    "required": ["values", "indices"],
+    "properties": {"values": {"type": "array"}, "indices": {"type": "array"}},
+}
 _ANSWER: dict[str, Any] = {
     "type": "object",
     "required": ["model", "version", "outputs"],
@@ -58,9 +64,10 @@ _ANSWER: dict[str, Any] = {
         "version": {"type": "string"},
         "tokens": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
         "outputs": {
-            "description": "By address, one entry a sequence, nested as the tensor's axes without batch, unpadded.",
+            "description": "By address, one entry a sequence, nested as the axes that are left, unpadded; of top(K) "
+            "an object.",
             "type": "object",
-            "additionalProperties": {"type": "array", "items": {"type": "array"}},
+            "additionalProperties": {"type": "array", "items": {"anyOf": [_NESTED, _TOP]}},
         },
     },
 }

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from service.address import expand
+from service.address import expand, name_of
 from service.codec import float_text
 from service.codec.envelope import not_finite
 from service.codec.inference_head import Head, InputHead, OutputHead, read_head
-from service.codec.inference_input import STORED, Numbers, cut_numbers, read_hidden_states, read_mask
+from service.codec.inference_input import DATATYPES, STORED, Numbers, cut_numbers, read_hidden_states, read_mask
 from service.errors import IllegalRequestError, UnreadableError
 from service.manifest import FINAL_OUTPUT, ModelSpec
-from service.tensors import BlockResult, Float32Array, Tensors
+from service.tensors import BlockResult, Tensors
 
 PROBES = ".probes"  # behind a model's name: the same model, whose outputs are what is inside
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -94,14 +95,15 @@ class Exchange:
         text: list[bytes | memoryview] = [orjson.dumps(said)[:-1]]
         tensors: list[Any] = []  # arrays are bytes to join()
         separator = b',"outputs":['
-        for key, arrays in result.outputs.items():
-            described: dict[str, Any] = {"name": key, "datatype": "FP32", "shape": [len(arrays), *arrays[0].shape]}
+        for key, name, arrays in result.tensors():
+            shape = [len(arrays), *arrays[0].shape]
+            described: dict[str, Any] = {"name": name, "datatype": DATATYPES[arrays[0].dtype], "shape": shape}
             if key in binary:
                 described["parameters"] = {"binary_data_size": sum(array.nbytes for array in arrays)}
                 text += (separator, orjson.dumps(described))
                 tensors += map(np.ascontiguousarray, arrays)
             else:
-                text += (separator, orjson.dumps(described)[:-1], b',"data":[', *_write_flat(key, arrays), b"]}")
+                text += (separator, orjson.dumps(described)[:-1], b',"data":[', *_write_flat(name, arrays), b"]}")
             separator = b","
         text.append(b"]}")
         self.answer_header_length = sum(map(len, text)) if tensors else None
@@ -162,7 +164,7 @@ def asked_outputs(head: Head, spec: ModelSpec, *, probes: bool) -> tuple[OutputH
     if head.outputs is None:
         return tuple(OutputHead(name, None, "") for name in list_outputs(spec, probes=probes))
     for output in head.outputs:
-        if not probes and output.name != FINAL_OUTPUT and spec.aliases.get(output.name) != FINAL_OUTPUT:
+        if not probes and (name := name_of(output.name)) != FINAL_OUTPUT and spec.aliases.get(name) != FINAL_OUTPUT:
             message = f"expected {FINAL_OUTPUT}: what is inside is an output of model {spec.name}{PROBES}"
             raise IllegalRequestError(message, code="unknown_output", at=f"{output.place}.name")
     return head.outputs
@@ -236,11 +238,13 @@ def _find_data(heads: tuple[InputHead, ...], numbers: dict[str, Numbers], behind
     return found
 
 
-def _write_flat(key: str, arrays: list[Float32Array]) -> list[bytes | memoryview]:
+def _write_flat(key: str, arrays: list[NDArray[Any]]) -> list[bytes | memoryview]:
     """The numbers of all arrays, between commas."""
     pieces: list[bytes | memoryview] = []
-    for array in arrays:
-        if (text := float_text.write(np.ascontiguousarray(array).reshape(-1))) is None:
+    for array in (array for array in arrays if array.size):
+        flat = np.ascontiguousarray(array).reshape(-1)
+        text = (b"[", orjson.dumps(flat.tolist())[1:-1], b"]") if flat.dtype == np.int64 else float_text.write(flat)
+        if text is None:
             raise not_finite(key)
         pieces += (b"," if pieces else b"", *text[1:-1])
     return pieces

@@ -27,6 +27,7 @@ STORED: dict[str, np.dtype[Any]] = {
     "INT64": raw.INT64,
     "BOOL": raw.BOOL,
 }
+DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}  # of outputs
 _DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?P<list>\[(?P<nested>[ \t\r\n]*\[[ \t\r\n]*\[)?)')
 _NONCE = secrets.token_hex(16)  # so that a client cannot write what stands for numbers
 

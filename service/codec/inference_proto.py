@@ -25,7 +25,7 @@ from service.codec.inference_head import (
     read_id,
     read_timeout,
 )
-from service.codec.inference_input import STORED, check_count
+from service.codec.inference_input import DATATYPES, STORED, check_count
 from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.manifest import ModelSpec
@@ -81,11 +81,14 @@ class ProtoExchange:
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
         """Writes a ModelInferResponse; numbers that are not finite are sent as they are."""
         response = ModelInferResponse(model_name=model + PROBES * self.probes, model_version=version, id=self._head.id)
-        for key, arrays in result.outputs.items():
-            output = response.outputs.add(name=key, datatype="FP32", shape=[len(arrays), *arrays[0].shape])
+        for _, name, arrays in result.tensors():
+            datatype = DATATYPES[arrays[0].dtype]
+            output = response.outputs.add(name=name, datatype=datatype, shape=[len(arrays), *arrays[0].shape])
             pieces: list[Any] = [np.ascontiguousarray(array) for array in arrays]  # arrays are bytes to join()
             if self._head.binary:
                 response.raw_output_contents.append(b"".join(pieces))
+            elif datatype == "INT64":
+                output.contents.int64_contents.extend(number for array in arrays for number in array.flat)
             else:  # not number by number, which takes a second for 64 MiB, with the interpreter locked
                 output.contents.MergeFromString(proto_wire.packed(_FP32_CONTENTS, b"".join(pieces)))
         written: bytes = response.SerializeToString()

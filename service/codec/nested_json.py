@@ -26,7 +26,7 @@ from service.codec.envelope import (
     too_many_lists,
 )
 from service.codec.explain import explain
-from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
+from service.tensors import BlockResult, BoolArray, Float32Array, Found, Int64Array, Tensors, Top
 
 MEDIA_TYPE = "application/json"
 _HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')
@@ -59,15 +59,21 @@ def encode(result: BlockResult, model: str, version: str) -> bytes:
     separator = b"{"
     for key, arrays in result.outputs.items():
         pieces += (separator, orjson.dumps(key), b":[")
-        for index, array in enumerate(arrays):
-            if (text := float_text.write(np.asarray(array, order="C"))) is None:
-                raise not_finite(key)
+        for index, found in enumerate(arrays):
             if index:
                 pieces.append(b",")
-            pieces += text
+            pieces += _write(found, key)
         pieces.append(b"]")
         separator = b","
     return b"".join((*pieces, b"}}"))
+
+
+def _write(found: Found, key: str) -> tuple[bytes | memoryview, ...]:
+    if isinstance(found, Top):
+        return b'{"values":', *_write(found.values, key), b',"indices":', orjson.dumps(found.indices.tolist()), b"}"
+    if (text := float_text.write(np.asarray(found, order="C"))) is None:
+        raise not_finite(key)
+    return text
 
 
 class _NotPlainError(Exception):

@@ -22,7 +22,7 @@ from service.codec import nested_json, raw
 from service.codec.envelope import parse, read_fields, read_whole, wrong_type
 from service.codec.float_text import MAX_SEQUENCES
 from service.errors import IllegalRequestError, UnreadableError
-from service.tensors import BlockResult, BoolArray, Float32Array, Int64Array, Tensors
+from service.tensors import BlockResult, BoolArray, Int64Array, Tensors
 
 MEDIA_TYPE = "application/x-safetensors"
 MAX_HEADER_BYTES = 2**20
@@ -46,6 +46,7 @@ _DTYPES = {
 _STORED: dict[str, np.dtype[Any]] = {
     "F32": raw.FLOAT32, "F16": raw.FLOAT16, "BF16": raw.BFLOAT16, "I64": raw.INT64, "BOOL": raw.BOOL,
 }  # fmt: skip
+_DTYPE_OF = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}  # of outputs
 _FIELDS = tuple(name for name in nested_json.FIELDS if name not in _AXES)
 
 
@@ -93,13 +94,18 @@ def encode(result: BlockResult, model: str, version: str) -> bytes:
     header[_LENGTHS] = {"dtype": "I64", "shape": lengths.shape, "data_offsets": (0, lengths.nbytes)}
     pieces: list[Any] = [lengths]  # the widest first, so that all are aligned; arrays are bytes to join()
     begin = lengths.nbytes
-    for key, arrays in result.outputs.items():
-        if key in header:
-            message = f"in safetensors {key} means something else: ask for layers.0.{key}"
-            raise IllegalRequestError(message, code="reserved_name", at=key)
+    found = sorted(result.tensors(), key=lambda tensor: -tensor[2][0].itemsize)
+    for _, name, arrays in found:
+        if name in header:
+            message = f"in safetensors {name} means something else: ask for layers.0.{name}"
+            raise IllegalRequestError(message, code="reserved_name", at=name)
         rows = _pad(arrays)
         end = begin + len(rows) * rows[0].nbytes
-        header[key] = {"dtype": "F32", "shape": (len(rows), *rows[0].shape), "data_offsets": (begin, end)}
+        header[name] = {
+            "dtype": _DTYPE_OF[rows[0].dtype],
+            "shape": (len(rows), *rows[0].shape),
+            "data_offsets": (begin, end),
+        }
         pieces += rows
         begin = end
     text = orjson.dumps(header)
@@ -226,15 +232,15 @@ def _cut(array: NDArray[Any], lengths: Int64Array | None) -> tuple[NDArray[Any],
     return tuple(row[:length] for row, length in zip(array, lengths.tolist(), strict=True))
 
 
-def _pad(arrays: list[Float32Array]) -> list[Float32Array]:
+def _pad(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """One C-contiguous array a sequence, all of one shape: the longest on every axis."""
     shape = tuple(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True))
     return [_extend(array, shape) for array in arrays]
 
 
-def _extend(array: Float32Array, shape: tuple[int, ...]) -> Float32Array:
+def _extend(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if array.shape == shape:
-        return np.ascontiguousarray(array)
-    padded = np.zeros(shape, np.float32)
+        return np.asarray(array, order="C")  # ascontiguousarray would give a single number an axis
+    padded = np.zeros(shape, array.dtype)
     padded[tuple(map(slice, array.shape))] = array
     return padded

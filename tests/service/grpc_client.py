@@ -12,6 +12,7 @@ from tests.service.inference import MASK, ROWS
 
 SERVICE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/"
+DATATYPES = {"FP32": (np.float32, "fp32_contents"), "INT64": (np.int64, "int64_contents")}
 
 
 class Grpc:
@@ -87,15 +88,15 @@ def raw(rows: NDArray[Any] = ROWS, datatype: str = "FP32", **fields: Any) -> Any
     return request
 
 
-def read(answer: Any) -> dict[str, NDArray[np.float32]]:
+def read(answer: Any) -> dict[str, NDArray[Any]]:
     """The outputs of an answer, in order."""
     found = {}
     for index, output in enumerate(answer.outputs):
-        assert output.datatype == "FP32"
+        dtype, contents = DATATYPES[output.datatype]
         if answer.raw_output_contents:
             assert not output.HasField("contents")
-            values = np.frombuffer(answer.raw_output_contents[index], np.float32)
+            values = np.frombuffer(answer.raw_output_contents[index], dtype)
         else:
-            values = np.array(list(output.contents.fp32_contents), np.float32)
+            values = np.array(list(getattr(output.contents, contents)), dtype)
         found[output.name] = values.reshape(output.shape)
     return found

@@ -52,18 +52,18 @@ def ask_binary(client: httpx.Client, body: bytes, headers: dict[str, str], model
     return client.post(f"/v2/models/{model}/infer", content=body, headers=headers)
 
 
-def read(answer: httpx.Response) -> dict[str, NDArray[np.float32]]:
+def read(answer: httpx.Response) -> dict[str, NDArray[Any]]:
     """The outputs of an answer, as tritonclient reads them, in order."""
     assert answer.status_code == httpx.codes.OK, answer.text
     length = int(answer.headers.get(HEADER, len(answer.content)))
     found, behind = {}, answer.content[length:]
     for output in orjson.loads(answer.content[:length])["outputs"]:
-        assert output["datatype"] == "FP32"
+        dtype = {"FP32": np.float32, "INT64": np.int64}[output["datatype"]]
         if "data" in output:
-            values = np.array(output["data"], np.float32)
+            values = np.array(output["data"], dtype)
         else:
             size = output["parameters"]["binary_data_size"]
-            values, behind = np.frombuffer(behind[:size], np.float32), behind[size:]
+            values, behind = np.frombuffer(behind[:size], dtype), behind[size:]
         found[output["name"]] = values.reshape(output["shape"])
     assert not behind
     return found

@@ -11,7 +11,8 @@ from tests.service.refusal import GOOD, GOOD_ROW, assert_refused, hidden_states,
 PROBE = "expected block_output, a probe, or layers.N.PROBE"
 SEE = f"{PROBE}; GET the model to see its probes"
 LAYERS = "expected layers.LAYERS.PROBE with LAYERS a number, a range A:B or *"
-SLICE = "expected an address without slice ([…]) or reduction (|…): this version does not serve them"
+HOOK = "expected blocks.N.HOOK with a hook of TransformerLens that is a probe here"
+LACKING = "expected what this model has, and it has no key_unrotated; GET the model to see its probes"
 UNKNOWN = {
     "empty": ("", SEE),
     "NUL": ("\0", SEE),
@@ -30,8 +31,12 @@ UNKNOWN = {
     "model's output in layers": ("layers.*.block_output", f"{PROBE}; did you mean block_output or layer_output?"),
     "alias of another export": ("last_hidden_state", SEE),
     "an input": ("hidden_states", SEE),
-    "slice": ("block_output[0]", SLICE),
-    "reduction": ("attention_weights|entropy", SLICE),
+    "cut of nothing": ("[0]", SEE),
+    "probe of another model": ("layers.0.key_unrotated", LACKING),
+    "hook of no probe": ("blocks.0.hook_embed", HOOK),
+    "misspelt hook": ("blocks.0.attn.hook_patern", f"{HOOK}; did you mean attn.hook_pattern?"),
+    "hook in layers": ("layers.0.hook_resid_pre", SEE),
+    "probe in blocks": ("blocks.0.query", LAYERS),
 }
 
 

@@ -8,10 +8,10 @@ from hypothesis.extra import numpy as st_numpy
 from service.cost import Cost
 from service.manifest import TensorSpec
 from service.padding import MIN_POSITIONS, choose, pad, unpad
-from service.tensors import Float32Array, Output, Sequence
+from service.tensors import Float32Array, Output, Sequence, View
 
 HIDDEN_SIZE = 3
-OUTPUTS = (Output(None, "block_output"),)
+OUTPUTS = (View(Output(None, "block_output")),)
 HIDDEN_STATES = TensorSpec(
     name="hidden_states", dtype="float32", axes=["batch", "sequence", "hidden"], shape=[-1, -1, HIDDEN_SIZE]
 )
