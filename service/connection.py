@@ -6,6 +6,7 @@ it like any other, so that it is answered in turn, logged in one line and counte
 
 import asyncio
 import math
+from collections.abc import Callable, MutableMapping
 from typing import Any, ClassVar, Literal
 
 import httptools
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.errors import GlassblockError, UnavailableError
 from service.framing import examine, explain, hold_lines, hold_url, late, too_much
 from service.outlet import Outlet
+from service.refusal import answer_at_once
 from service.settings import Settings
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
@@ -30,9 +32,11 @@ class Connection(HttpToolsProtocol):
 
     Attributes:
         settings: the limits; given by `with_limits`.
+        admit: the door's; given by `with_limits`.
     """
 
     settings: ClassVar[Settings]
+    admit: ClassVar[Callable[[MutableMapping[str, Any]], None]]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock; beyond max_connections the client is told so, and beyond twice as many it is not."""
@@ -43,6 +47,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._held_bytes = self._discarded_bytes = 0
+        self._unserved: tuple[Any, Any] | None = None
         self._serving: Any = None
         limit = self.settings.max_connections
         if len(self.connections) > 2 * limit:
@@ -59,7 +64,8 @@ class Connection(HttpToolsProtocol):
         if self._serving is not None and not self._serving.response_complete:
             self._serving.scope.get("on_client_gone", lambda: None)()
         if self.cycle is not None:
-            self.cycle.transport = self.transport  # or the two would hold each other until the garbage collector comes
+            # Or they and this would hold each other until the garbage collector comes.
+            self.cycle.transport, self.cycle.on_response = self.transport, lambda: None
         self._outlet.unwatch()
         if self._timer is not None:
             self._timer.cancel()
@@ -81,6 +87,7 @@ class Connection(HttpToolsProtocol):
             self._break(too_much(self._phase, self.settings))
         elif self._deadline_s == math.inf:
             self._await_client()
+        self._begin()
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -128,13 +135,42 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._serve(*self.pipeline.pop())
         elif self._phase == "whole":
             self._phase = "idle"
         if self._deadline_s == math.inf:
             self._await_client()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Uvicorn's, at the end of a head: too early, since the packet has not been read to its end."""
+        self._unserved = cycle, app
+
+    def _begin(self) -> None:
+        """Answers the request that has just come, if its head alone is enough to refuse it, or has it served.
+
+        Refused here, it costs no task. Those behind it in its packet take turns with other clients' requests.
+        """
+        if self._unserved is None:
+            return
+        (cycle, app), self._unserved = self._unserved, None
+        if not self.flow.write_paused:
+            try:
+                self.admit(cycle.scope)
+            except GlassblockError as error:
+                self._refuse(cycle, error)
+                return
+        self._serve(cycle, app)
+
+    def _refuse(self, cycle: Any, error: GlassblockError) -> None:
+        common = self.server_state.default_headers
+        answer, cycle.keep_alive = answer_at_once(cycle.scope, error, common, keep_alive=cycle.keep_alive)
+        cycle.response_complete = True
+        self.transport.write(answer)
+        if not cycle.keep_alive:
+            self._hang_up()
+        self.on_response_complete()
+
+    def _serve(self, cycle: Any, app: Any) -> None:
         self._serving = cycle
         cycle.transport = self._outlet
         self._outlet.begin()
@@ -207,6 +243,7 @@ class Connection(HttpToolsProtocol):
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
         self._enter("broken")
+        self._begin()
 
     def _hang_up(self) -> None:
         """Closes, so that the client can read its answer: unread input would make the system reset the connection."""
@@ -227,6 +264,11 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
 
-def with_limits(settings: Settings) -> type[Connection]:
-    """The protocol class that uvicorn makes one of for each connection."""
-    return type("Connection", (Connection,), {"settings": settings})
+def with_limits(settings: Settings, admit: Callable[[MutableMapping[str, Any]], None]) -> type[Connection]:
+    """The protocol class that uvicorn makes one of for each connection.
+
+    Args:
+        settings: the limits.
+        admit: raises what a request's head alone is refused with, as `Door.admit` does.
+    """
+    return type("Connection", (Connection,), {"settings": settings, "admit": staticmethod(admit)})
