@@ -36,7 +36,7 @@ class Connection(HttpToolsProtocol):
     """
 
     settings: ClassVar[Settings]
-    admit: ClassVar[Callable[[MutableMapping[str, Any]], None]]
+    admit: Callable[[MutableMapping[str, Any]], None]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock; beyond max_connections the client is told so, and beyond twice as many it is not."""

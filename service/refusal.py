@@ -60,4 +60,4 @@ def _form(scope: _Scope, error: GlassblockError) -> tuple[list[_Header], bytes]:
 
 def _closes(scope: _Scope, error: GlassblockError) -> bool:
     """After a shed request the connection stays open, unless the client may send no body, and what comes is dropped."""
-    return error.code not in SHED_CODES or any(name == b"expect" for name, _ in scope["headers"])
+    return error.code not in SHED_CODES or b"expect" in dict(scope["headers"])

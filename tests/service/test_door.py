@@ -115,6 +115,43 @@ def test_a_place_that_is_gone_when_the_body_is_whole_is_refused_too(models: Path
             assert read_one(connection).failure() == IN_FLIGHT
 
 
+@pytest.fixture(scope="module")
+def full(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose one place is taken, by who has sent most of a body."""
+    folder = tmp_path_factory.mktemp("full")
+    with running(models, folder, max_in_flight=1, body_timeout_s=600) as server, connect(server) as connection:
+        connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 80_000)
+        until_in_flight(server, 1)
+        yield server
+
+
+def test_refused_requests_of_one_packet_are_answered_in_order_and_each_leaves_one_line(full: Server) -> None:
+    packed = [
+        HEAD + b"X-Request-ID: packed-%d\r\nContent-Length: %d\r\n\r\n" % (i, len(GOOD)) + GOOD for i in range(50)
+    ]
+    last = b"GET /livez HTTP/1.1\r\nHost: test\r\nX-Request-ID: live\r\nConnection: close\r\n\r\n"
+    answers = exchange(full, b"".join(packed) + last)
+    assert [answer.status for answer in answers] == [429] * 50 + [200]
+    assert [answer.headers["x-request-id"] for answer in answers] == [*(f"packed-{i}" for i in range(50)), "live"]
+    assert [answer.failure() for answer in answers[:50]] == [IN_FLIGHT] * 50
+    assert [len(lines_of(full, f"packed-{i}")) for i in range(50)] == [1] * 50
+
+
+def test_a_refused_head_gets_no_body_and_its_connection_stays_open(full: Server) -> None:
+    with full.client() as client:
+        refused = [client.head("/v1/models", headers={"X-Request-ID": f"head-{i}"}) for i in range(2)]
+        assert [(answer.status_code, answer.content) for answer in refused] == [(429, b"")] * 2
+        assert int(refused[0].headers["content-length"]) > 0
+        (line,) = lines_of(full, "head-1")
+        assert (line["method"], line["route"], line["status"], line["code"]) == ("HEAD", "none", 429, "in_flight")
+
+
+def test_a_refusal_says_when_the_client_wants_the_connection_closed_after_it(full: Server) -> None:
+    (modern,) = exchange(full, REQUEST.replace(b"Content-", b"Connection: close\r\nContent-"))
+    (old,) = exchange(full, REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert [(answer.failure(), answer.headers["connection"]) for answer in (modern, old)] == [(IN_FLIGHT, "close")] * 2
+
+
 @pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
 def test_no_cors_header_is_ever_sent(client: httpx.Client, method: str) -> None:
     headers = {
