@@ -1,7 +1,7 @@
 """An error as an answer of HTTP: through ASGI, or as bytes for a request that nothing has been begun for."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
@@ -24,30 +24,24 @@ async def refuse(scope: _Scope, send: Callable[[_Scope], Awaitable[None]], error
     await send({"type": "http.response.body", "body": body})
 
 
-def answer_at_once(
-    scope: _Scope, error: GlassblockError, common: Iterable[_Header], *, keep_alive: bool
-) -> tuple[bytes, bool]:
-    """What `refuse` and the request log in front of it would have made of an error, line and count too.
+def answer_at_once(cycle: Any, error: GlassblockError) -> bytes:
+    """What `refuse`, and the request log in front of it, would have made of an error: answer, line and count.
 
     Args:
-        scope: of a request that the application has not seen.
-        error: what it is refused with.
-        common: headers of every answer.
-        keep_alive: whether the client wants the connection to stay open.
-
-    Returns:
-        The answer's bytes, and whether the connection stays open after it.
+        cycle: uvicorn's, of a request that the application has not seen; it is complete with that.
+        error: what the request is refused with.
     """
-    start_s = time.perf_counter()
+    start_s, scope = time.perf_counter(), cycle.scope
     scope["request_id"] = request_id = choose_request_id(scope["headers"])
     headers, body = _form(scope, error)
     headers.append((b"x-request-id", request_id.encode()))
-    keep_alive = keep_alive and not _closes(scope, error)
-    if not keep_alive:
+    cycle.response_complete = True
+    cycle.keep_alive = cycle.keep_alive and not _closes(scope, error)
+    if not cycle.keep_alive:
         headers.append(_CLOSE)
-    head = b"".join([b"%b: %b\r\n" % header for header in (*common, *headers)])
+    head = b"".join([b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)])
     note_request(scope, scope["method"], "none", error.status, time.perf_counter() - start_s, len(body))
-    return b"%b%b\r\n%b" % (_LINES[error.status], head, b"" if scope["method"] == "HEAD" else body), keep_alive
+    return b"%b%b\r\n%b" % (_LINES[error.status], head, b"" if scope["method"] == "HEAD" else body)
 
 
 def _form(scope: _Scope, error: GlassblockError) -> tuple[list[_Header], bytes]:

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.server import Server, link_models, running
@@ -150,6 +152,24 @@ def test_a_refusal_says_when_the_client_wants_the_connection_closed_after_it(ful
     (modern,) = exchange(full, REQUEST.replace(b"Content-", b"Connection: close\r\nContent-"))
     (old,) = exchange(full, REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"))
     assert [(answer.failure(), answer.headers["connection"]) for answer in (modern, old)] == [(IN_FLIGHT, "close")] * 2
+
+
+LIVE = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@pytest.mark.parametrize("data", [REQUEST, LIVE], ids=["refused", "answered"])
+def test_who_reads_no_answer_is_soon_read_from_no_more(full: Server, data: bytes) -> None:
+    process, sent, limit = psutil.Process(full.process.pid), 0, 24 * 2**20
+    before, url = process.memory_info().rss, httpx.URL(full.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        connection.settimeout(1)
+        connection.connect((url.host, url.port))
+        with contextlib.suppress(TimeoutError):
+            while sent < limit:
+                sent += connection.send(data * 500)
+    assert sent < limit
+    assert process.memory_info().rss - before < limit
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
