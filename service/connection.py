@@ -1,7 +1,7 @@
 """The wire: uvicorn's protocol with deadlines for the client, limits on a head, and our own words for broken framing.
 
-What cannot become a request still becomes one ASGI call, whose scope holds the error under `fault`: the door refuses
-it like any other, so that it is answered in turn, logged in one line and counted once.
+What cannot become a request still becomes one, whose scope holds the error under `fault`: the door refuses it like any
+other, so that it is answered in turn, logged in one line and counted once.
 """
 
 import asyncio
