@@ -5,16 +5,14 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import (
-    BodyTooLargeError,
-    GlassblockError,
-)
+from service.errors import BodyTooLargeError, GlassblockError
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
 from service.places import Places
 from service.queue import Load
+from service.refusal import refuse
 from service.settings import Settings
-from service.shedding import SHED_CODES, hold_queue
+from service.shedding import hold_queue
 
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # asked by machines
 _ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
@@ -56,25 +54,32 @@ class Door:
             await self._app(scope, receive, send)
             return
         try:
-            self._turn_away(scope)
-            if scope["path"] in PROBE_PATHS:
-                scope["probe"] = True
+            if "admitted" not in scope:
+                self.admit(scope)
+            if "probe" in scope:
                 await self._app(scope, receive, send)
             else:
-                self._shed(scope)
                 await self._serve(scope, receive, send)
         except GlassblockError as error:
             await refuse(scope, send, error)
 
-    def _turn_away(self, scope: Scope) -> None:
-        """Refuses what is no request, and who has no key."""
+    def admit(self, scope: Scope) -> None:
+        """Refuses what can be refused by its head alone; asked once for a request, by the connection or here.
+
+        Raises:
+            GlassblockError: no request, no key, too much, too many, or nobody serves.
+        """
         if "fault" in scope:
             raise scope["fault"]
         if self._keys is not None and (name := self._keys.check(scope["path"], scope["headers"])):
             scope["api_key"] = name
+        if scope["path"] in PROBE_PATHS:
+            scope["probe"] = True
+        else:
+            self._shed(scope)
+        scope["admitted"] = True
 
     def _shed(self, scope: Scope) -> None:
-        """Refuses, before the body is read, what cannot be served now or at all."""
         self._lifecycle.hold_open()
         length = dict(scope["headers"]).get(b"content-length", b"")
         scope["length"] = int(length) if length.isdigit() else None
@@ -152,21 +157,6 @@ class Door:
         except asyncio.CancelledError:
             if not gone:
                 raise
-
-
-async def refuse(scope: Scope, send: Send, error: GlassblockError) -> None:
-    """Sends an error without the application.
-
-    After a shed request the connection stays open, unless the client may send no body; what comes of it is thrown away.
-    """
-    scope["error_code"] = error.code
-    body = error.body(scope["request_id"])
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if error.code not in SHED_CODES or b"expect" in dict(scope["headers"]):
-        headers.append((b"connection", b"close"))
-    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _too_large(settings: Settings) -> BodyTooLargeError:

@@ -40,6 +40,7 @@ class Application:
 
     Attributes:
         asgi: what the server serves.
+        door: within it.
         openapi: gives the API's document.
         lifecycle: written here and by the command line's signal handlers.
         repository: the models.
@@ -63,7 +64,8 @@ class Application:
         self.openapi = api.openapi
         places = Places(settings)
         self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)
-        self.asgi: ASGIApp = logs.RequestLog(Door(api, settings, self.lifecycle, places, self._load_of, keys))
+        self.door = Door(api, settings, self.lifecycle, places, self._load_of, keys)
+        self.asgi: ASGIApp = logs.RequestLog(self.door)
 
     def _api(self) -> DescribedAPI:
         api = DescribedAPI(

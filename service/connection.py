@@ -1,11 +1,12 @@
 """The wire: uvicorn's protocol with deadlines for the client, limits on a head, and our own words for broken framing.
 
-What cannot become a request still becomes one ASGI call, whose scope holds the error under `fault`: the door refuses
-it like any other, so that it is answered in turn, logged in one line and counted once.
+What cannot become a request still becomes one, whose scope holds the error under `fault`: the door refuses it like any
+other, so that it is answered in turn, logged in one line and counted once.
 """
 
 import asyncio
 import math
+from collections.abc import Callable, MutableMapping
 from typing import Any, ClassVar, Literal
 
 import httptools
@@ -13,36 +14,38 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import GlassblockError, UnavailableError
 from service.framing import examine, explain, hold_lines, hold_url, late, too_much
+from service.inlet import Deadline, Inlet
 from service.outlet import Outlet
+from service.refusal import answer_at_once
 from service.settings import Settings
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
 FAREWELL_S = 0.3  # for a request that crosses with the end of the server, on a connection that was idle
-_TIMER_SLACK_S = 0.002  # the event loop counts in milliseconds
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection, closed when the client does not keep its deadlines.
 
-    There is one timer a connection, set anew only when a deadline comes earlier than it; callbacks of the parser just
-    note where the client is: `idle` between requests, in a `head`, in a `body`; the request is `whole`; it is `broken`
-    and being refused; or the connection `lingers` while the client reads its answer. A whole request has no deadline.
+    Callbacks of the parser note where the client is: `idle` between requests, in a `head`, in a `body`; the request is
+    `whole`, without a deadline; it is `broken` and being refused; or the connection `lingers` until its answer is read.
 
     Attributes:
         settings: the limits; given by `with_limits`.
+        admit: raises what a request's head alone is refused with, as `Door.admit` does; given by `with_limits`.
     """
 
     settings: ClassVar[Settings]
+    admit: Callable[[MutableMapping[str, Any]], None]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock; beyond max_connections the client is told so, and beyond twice as many it is not."""
         super().connection_made(transport)
+        self.flow = Inlet(transport, self.pipeline)
         self._outlet = Outlet(transport, self._hang_up, self.loop, self.settings.answer_timeout_s)
         self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
-        self._deadline_s = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = math.inf
+        self._deadline = Deadline(self.loop, self._on_late)
         self._held_bytes = self._discarded_bytes = 0
+        self._unserved: tuple[Any, Any] | None = None
         self._serving: Any = None
         limit = self.settings.max_connections
         if len(self.connections) > 2 * limit:
@@ -59,10 +62,10 @@ class Connection(HttpToolsProtocol):
         if self._serving is not None and not self._serving.response_complete:
             self._serving.scope.get("on_client_gone", lambda: None)()
         if self.cycle is not None:
-            self.cycle.transport = self.transport  # or the two would hold each other until the garbage collector comes
+            self.cycle.transport = self.transport  # or they would hold each other until the garbage collector comes
+            self.cycle.on_response = lambda: None
         self._outlet.unwatch()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.stop()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless the client has been refused already."""
@@ -79,8 +82,9 @@ class Connection(HttpToolsProtocol):
             return
         if self._held_bytes > self.settings.max_header_bytes:
             self._break(too_much(self._phase, self.settings))
-        elif self._deadline_s == math.inf:
+        elif self._deadline.at_s == math.inf:
             self._await_client()
+        self._begin()
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -128,13 +132,36 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._serve(*self.pipeline.pop())
         elif self._phase == "whole":
             self._phase = "idle"
-        if self._deadline_s == math.inf:
+        if self._deadline.at_s == math.inf:
             self._await_client()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Uvicorn's, called at the end of a head, before the rest of the packet has been read."""
+        self._unserved = cycle, app
+
+    def _begin(self) -> None:
+        """Has the request served that has just come, or refuses it by its head; those behind it in its packet wait."""
+        if self._unserved is None:
+            return
+        (cycle, app), self._unserved = self._unserved, None
+        if not self.flow.write_paused:
+            try:
+                self.admit(cycle.scope)
+            except GlassblockError as error:
+                self._refuse(cycle, error)
+                return
+        self._serve(cycle, app)
+
+    def _refuse(self, cycle: Any, error: GlassblockError) -> None:
+        self.transport.write(answer_at_once(cycle, error))
+        if not cycle.keep_alive:
+            self._hang_up()
+        self.on_response_complete()
+
+    def _serve(self, cycle: Any, app: Any) -> None:
         self._serving = cycle
         cycle.transport = self._outlet
         self._outlet.begin()
@@ -143,7 +170,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Closes an idle connection soon: what comes until then is told so; a busy one closes after its answer."""
         if self._phase == "idle":
-            self._set_deadline(self.loop.time() + FAREWELL_S)
+            self._deadline.set(FAREWELL_S)
         elif self._phase != "head":
             self.cycle.keep_alive = False
 
@@ -160,33 +187,20 @@ class Connection(HttpToolsProtocol):
 
     def _enter(self, phase: Literal["idle", "head", "body", "whole", "broken"]) -> None:
         self._phase = phase
-        self._deadline_s = math.inf
+        self._deadline.at_s = math.inf
         self._held_bytes = 0
 
     def _await_client(self) -> None:
         """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
         if self._phase == "idle":
-            timeout_s = self.settings.idle_timeout_s
+            self._deadline.set(self.settings.idle_timeout_s)
         elif self._phase == "head":
-            timeout_s = self.settings.header_timeout_s
+            self._deadline.set(self.settings.header_timeout_s)
         elif self._phase == "body" and not self.pipeline:
-            timeout_s = self.settings.body_timeout_s
-        else:
-            return
-        self._set_deadline(self.loop.time() + timeout_s)
+            self._deadline.set(self.settings.body_timeout_s)
 
-    def _set_deadline(self, deadline_s: float) -> None:
-        self._deadline_s = deadline_s
-        if deadline_s < self._timer_s:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer, self._timer_s = self.loop.call_at(deadline_s, self._on_timer), deadline_s
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_s = None, math.inf
-        if self.loop.time() + _TIMER_SLACK_S < self._deadline_s:
-            self._set_deadline(self._deadline_s)
-        elif self._phase == "idle":
+    def _on_late(self) -> None:
+        if self._phase == "idle":
             self._hang_up()
         elif self._phase == "lingers":
             self.transport.abort()
@@ -207,6 +221,7 @@ class Connection(HttpToolsProtocol):
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
         self._enter("broken")
+        self._begin()
 
     def _hang_up(self) -> None:
         """Closes, so that the client can read its answer: unread input would make the system reset the connection."""
@@ -216,9 +231,10 @@ class Connection(HttpToolsProtocol):
             self._outlet.watch()
         elif self._phase != "lingers":
             self._phase = "lingers"
+            self.pipeline.clear()  # what waits behind the last answer gets none
             self.flow.resume_reading()
             self.transport.write_eof()
-            self._set_deadline(self.loop.time() + LINGER_S)
+            self._deadline.set(LINGER_S)
 
     def _discard(self, size: int) -> None:
         """Counts what comes after a refusal; a client that sends another whole body does not read its answer."""
@@ -227,6 +243,6 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
 
-def with_limits(settings: Settings) -> type[Connection]:
+def with_limits(settings: Settings, admit: Callable[[MutableMapping[str, Any]], None]) -> type[Connection]:
     """The protocol class that uvicorn makes one of for each connection."""
-    return type("Connection", (Connection,), {"settings": settings})
+    return type("Connection", (Connection,), {"settings": settings, "admit": staticmethod(admit)})

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.server import Server, link_models, running
@@ -113,6 +115,61 @@ def test_a_place_that_is_gone_when_the_body_is_whole_is_refused_too(models: Path
         with under_way(server, HELD):
             connection.sendall(REQUEST[-1:])
             assert read_one(connection).failure() == IN_FLIGHT
+
+
+@pytest.fixture(scope="module")
+def full(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose one place is taken, by who has sent most of a body."""
+    folder = tmp_path_factory.mktemp("full")
+    with running(models, folder, max_in_flight=1, body_timeout_s=600) as server, connect(server) as connection:
+        connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 80_000)
+        until_in_flight(server, 1)
+        yield server
+
+
+def test_refused_requests_of_one_packet_are_answered_in_order_and_each_leaves_one_line(full: Server) -> None:
+    packed = [
+        HEAD + b"X-Request-ID: packed-%d\r\nContent-Length: %d\r\n\r\n" % (i, len(GOOD)) + GOOD for i in range(50)
+    ]
+    last = b"GET /livez HTTP/1.1\r\nHost: test\r\nX-Request-ID: live\r\nConnection: close\r\n\r\n"
+    answers = exchange(full, b"".join(packed) + last)
+    assert [answer.status for answer in answers] == [429] * 50 + [200]
+    assert [answer.headers["x-request-id"] for answer in answers] == [*(f"packed-{i}" for i in range(50)), "live"]
+    assert [answer.failure() for answer in answers[:50]] == [IN_FLIGHT] * 50
+    assert [len(lines_of(full, f"packed-{i}")) for i in range(50)] == [1] * 50
+
+
+def test_a_refused_head_gets_no_body_and_its_connection_stays_open(full: Server) -> None:
+    with full.client() as client:
+        refused = [client.head("/v1/models", headers={"X-Request-ID": f"head-{i}"}) for i in range(2)]
+        assert [(answer.status_code, answer.content) for answer in refused] == [(429, b"")] * 2
+        assert int(refused[0].headers["content-length"]) > 0
+        (line,) = lines_of(full, "head-1")
+        assert (line["method"], line["route"], line["status"], line["code"]) == ("HEAD", "none", 429, "in_flight")
+
+
+def test_a_refusal_says_when_the_client_wants_the_connection_closed_after_it(full: Server) -> None:
+    (modern,) = exchange(full, REQUEST.replace(b"Content-", b"Connection: close\r\nContent-"))
+    (old,) = exchange(full, REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert [(answer.failure(), answer.headers["connection"]) for answer in (modern, old)] == [(IN_FLIGHT, "close")] * 2
+
+
+LIVE = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@pytest.mark.parametrize("data", [REQUEST, LIVE], ids=["refused", "answered"])
+def test_who_reads_no_answer_is_soon_read_from_no_more(full: Server, data: bytes) -> None:
+    process, sent, limit = psutil.Process(full.process.pid), 0, 24 * 2**20
+    before, url = process.memory_info().rss, httpx.URL(full.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        connection.settimeout(1)
+        connection.connect((url.host, url.port))
+        with contextlib.suppress(TimeoutError):
+            while sent < limit:
+                sent += connection.send(data * 500)
+    assert sent < limit
+    assert process.memory_info().rss - before < limit
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
