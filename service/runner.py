@@ -1,6 +1,8 @@
 """A model's runs: `model.onnx` for who wants the output, the chain of layers for who wants the inside."""
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import logs
+from service.budget import LARGE_RUN_BYTES, activations_bytes
 from service.cost import Cost, measure
 from service.errors import StartError, UnavailableError
 from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.memory import Held, trim
 from service.padding import choose, pad, unpad
 from service.session import Session, Stop
+from service.settings import Settings
+from service.shedding import shed
 from service.tensors import Batch, Float32Array, Output, Sequence
 
 _log = logs.get("runner")
 
 LEAN = (Output(None, FINAL_OUTPUT),)
+_LARGE = threading.Lock()  # held by the one large run of all models: at once, two would need the memory of both
+_ANSWERS = Held()  # of all models
 
 
 class Runner:
@@ -27,6 +35,7 @@ class Runner:
         spec: the model.
         model: the session of model.onnx.
         load_layers: gives the sessions of layers' graphs; called for layers not loaded yet.
+        settings: the limits.
 
     Attributes:
         cost: of a run of model.onnx, once `warm_up` has measured it.
@@ -35,11 +44,16 @@ class Runner:
     cost: Cost
 
     def __init__(
-        self, spec: ModelSpec, model: Session, load_layers: Callable[[Iterable[int]], dict[int, Session]]
+        self,
+        spec: ModelSpec,
+        model: Session,
+        load_layers: Callable[[Iterable[int]], dict[int, Session]],
+        settings: Settings,
     ) -> None:
         self._spec = spec
         self._model = model
         self._load_layers = load_layers
+        self._settings = settings
         self._layers: dict[int, Session] = {}
         self._refused = False  # remembered: a second reading of the files would be as bad
 
@@ -96,18 +110,34 @@ class Runner:
 
         Returns:
             For each sequence its tensors in the order of its `outputs`, unpadded.
+
+        Raises:
+            OverloadedError: these answers and those that are not written yet would take too much memory.
         """
         depth, stop = self.depth(sequences[0].outputs), stop or Stop()
         batch = pad(sequences)
-        if depth is None:
-            arrays = {LEAN[0]: self._run_model(batch, stop)}
-        else:
-            wanted = dict.fromkeys(output for sequence in sequences for output in sequence.outputs)
-            arrays = self._run_layers(batch, tuple(wanted), depth, stop)
+        wanted = tuple(dict.fromkeys(output for sequence in sequences for output in sequence.outputs))
+        self._hold_answers(wanted, batch)
+        with _one_large(activations_bytes(self._spec, *batch.attention_mask.shape)):
+            if depth is None:
+                arrays = {LEAN[0]: self._run_model(batch, stop)}
+            else:
+                arrays = self._run_layers(batch, wanted, depth, stop)
+        for array in arrays.values():
+            _ANSWERS.add(array)
         return [
             tuple(unpad(arrays[output], self._spec.tensor(output), row, len(sequence)) for output in sequence.outputs)
             for row, sequence in enumerate(sequences)
         ]
+
+    def _hold_answers(self, wanted: tuple[Output, ...], batch: Batch) -> None:
+        """Refuses arrays that do not fit beside those under way; where there are none, any fit."""
+        size, length = batch.attention_mask.shape
+        growths = [self._spec.tensor(output).growth for output in wanted]
+        held, limit = _ANSWERS.bytes, self._settings.max_answers_bytes
+        if held and held + 4 * size * sum(elements * length**power for elements, power in growths) > limit:
+            message = f"the answers under way take {limit:,} bytes with this one, or more; try again in a moment"
+            raise shed(message, 1.0, self._settings, code="answers_full")
 
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch), stop)[0]
@@ -174,6 +204,19 @@ class BatchRun:
     def stop(self) -> None:
         """Ends the run, or keeps it from beginning."""
         self.handle.stop()
+
+
+@contextmanager
+def _one_large(size_bytes: int) -> Iterator[None]:
+    """Waits until no other large run is under way, and gives back what this one leaves."""
+    if size_bytes <= LARGE_RUN_BYTES:
+        yield
+        return
+    with _LARGE:
+        try:
+            yield
+        finally:
+            trim()
 
 
 def _feeds(hidden_states: Float32Array, batch: Batch) -> dict[str, NDArray[Any]]:
