@@ -208,11 +208,12 @@ class BatchRun:
 
 @contextmanager
 def _one_large(size_bytes: int) -> Iterator[None]:
-    """Waits until no other large run is under way, and gives back what this one leaves."""
+    """Waits until no other large run is under way; gives back what lies about before this one, and what it leaves."""
     if size_bytes <= LARGE_RUN_BYTES:
         yield
         return
     with _LARGE:
+        trim()
         try:
             yield
         finally:
