@@ -140,10 +140,9 @@ def serve(settings: Settings) -> int:
     """
     use_one_pool()
     logs.configure(settings.log_level)
-    settings = read_fitting(settings, _say)
     _allow_descriptors(settings.max_connections)
     with _listen(settings) as listener:
-        server = Server(settings, listener.getsockname()[1])
+        server = Server(read_fitting(settings, _say), listener.getsockname()[1])
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve([listener]))
     return server.exit_code
