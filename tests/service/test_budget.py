@@ -65,8 +65,8 @@ def test_a_start_that_does_not_fit_says_what_takes_how_much_and_ends(
     assert done.returncode == 1
     assert re.fullmatch(
         r"glassblock-serve: expected \d+ MiB of memory at most to be within 64 MiB \(max_memory_bytes\): "
-        r"process 160 MiB, (\w+ \d+ MiB(, |; )){6}lower max_body_bytes, max_bodies_bytes, max_answer_bytes, max_queued_tokens or "
-        r"max_batch_tokens, serve fewer models, or set layer_graphs to off\n",
+        r"process 160 MiB, (\w+ \d+ MiB(, |; )){6}lower max_body_bytes, max_bodies_bytes, max_answer_bytes, "
+        r"max_queued_tokens or max_batch_tokens, serve fewer models, or set layer_graphs to off\n",
         done.stderr,
     )
 
