@@ -18,7 +18,7 @@ from service.memory import Held, trim
 from service.padding import choose, pad, unpad
 from service.session import Session, Stop
 from service.settings import Settings
-from service.shedding import shed
+from service.shedding import hold_answers
 from service.tensors import Batch, Float32Array, Output, Sequence
 
 _log = logs.get("runner")
@@ -134,10 +134,8 @@ class Runner:
         """Refuses arrays that do not fit beside those under way; where there are none, any fit."""
         size, length = batch.attention_mask.shape
         growths = [self._spec.tensor(output).growth for output in wanted]
-        held, limit = _ANSWERS.bytes, self._settings.max_answers_bytes
-        if held and held + 4 * size * sum(elements * length**power for elements, power in growths) > limit:
-            message = f"the answers under way take {limit:,} bytes with this one, or more; try again in a moment"
-            raise shed(message, 1.0, self._settings, code="answers_full")
+        more = 4 * size * sum(elements * length**power for elements, power in growths)
+        hold_answers(_ANSWERS.bytes, more, self._settings)
 
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch), stop)[0]

@@ -197,18 +197,17 @@ def safetensors(rows: NDArray[np.float32], outputs: list[str]) -> bytes:
 def test_memory_with_queue_and_bodies_full_stays_within_the_budget(
     artifact: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    models = link_models(tmp_path / "models", {"minilm": artifact("minilm")})
-    body = safetensors(np.random.default_rng(1).standard_normal((600, 16, 384)).astype("<f4"), ["block_output"])
+    models = link_models(tmp_path / "models", {"head-256": artifact("head-256")})
+    body = safetensors(np.random.default_rng(1).standard_normal((480, 16, 512)).astype("<f4"), ["block_output"])
     limits: dict[str, Any] = {"max_wait_s": 600, "max_memory_bytes": 1500 * MIB}
     codes: list[int] = []
-    with running(models, tmp_path, **limits) as server, server.client() as client:
-        client.post("/v1/models/minilm/forward", json={"text": ["warm"]})
+    with running(models, tmp_path, **limits) as server:
 
         def ask() -> None:
             headers = {"Content-Type": "application/x-safetensors", "Accept": "application/x-safetensors"}
             with server.client() as own:
                 codes.append(
-                    own.post("/v1/models/minilm/forward", content=body, headers=headers, timeout=240).status_code
+                    own.post("/v1/models/head-256/forward", content=body, headers=headers, timeout=240).status_code
                 )
 
         def crowd() -> None:

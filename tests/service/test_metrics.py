@@ -109,7 +109,7 @@ def test_a_request_that_the_ticket_refuses_is_counted_as_shed(
 
 
 def test_every_refusal_of_the_gates_is_a_reason_and_every_reason_is_shown_from_the_start(client: httpx.Client) -> None:
-    files = ("admission", "connection", "framing", "keys", "lifecycle", "places", "runner", "shedding", "ticket")
+    files = ("admission", "connection", "framing", "keys", "lifecycle", "places", "shedding", "ticket")
     source = "".join((ROOT / f"service/{name}.py").read_text(encoding="utf-8") for name in files)
     raised = set(re.findall(r'code="(\w+)"|_weigh\(.*, "(\w+)"\)', source))
     states = set(re.findall(r'^    "(\w+)": "', source, re.MULTILINE))
