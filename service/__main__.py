@@ -18,11 +18,11 @@ if os.getpid() == 1:  # in a container, where a signal without a handler is drop
 import uvicorn
 
 from service import logs
-from service.app import Application, load_models
+from service.app import Application, load_models, read_fitting
 from service.banner import print_banner
 from service.connection import with_limits
 from service.errors import StartError
-from service.memory import collect_seldom, use_one_arena
+from service.memory import collect_seldom, use_one_pool
 from service.repository import Repository, check_golden
 from service.settings import Settings, read_settings
 
@@ -136,14 +136,14 @@ def serve(settings: Settings) -> int:
     """Serves until a signal comes or the models can no longer be run.
 
     Raises:
-        StartError: the port cannot be had.
+        StartError: the port cannot be had, or there is too little memory.
     """
-    use_one_arena()
+    use_one_pool()
     collect_seldom()
     logs.configure(settings.log_level)
     _allow_descriptors(settings.max_connections)
     with _listen(settings) as listener:
-        server = Server(settings, listener.getsockname()[1])
+        server = Server(read_fitting(settings, _say), listener.getsockname()[1])
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve([listener]))
     return server.exit_code

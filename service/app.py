@@ -3,8 +3,8 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from service import __version__, logs
+from service import __version__, budget, logs
 from service.admission import Door
 from service.api import operations, v1, v2, v2_repository
 from service.api.direct import Shortcut
@@ -23,7 +23,7 @@ from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle
 from service.places import Places
 from service.queue import Load
-from service.repository import Model, Repository, find_versions, load_model
+from service.repository import Model, Repository, find_versions, load_model, read_specs
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Application:
             telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         )
         api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
-        api.state.load = partial(load_models, self._settings, self._on_death)
+        api.state.load = self._load_fitting
         api.include_router(v1.router)
         api.include_router(v1.forward_router)
         api.include_router(v2.router)
@@ -99,8 +99,7 @@ class Application:
         except ImportError as error:
             message = f"grpc_port is set, but {error.name} is not installed: install Glassblock with its extra grpc"
             raise StartError(message) from None
-        load = partial(load_models, self._settings, self._on_death)
-        return GrpcServer(self._settings, self.lifecycle, self.repository, load, places, keys)
+        return GrpcServer(self._settings, self.lifecycle, self.repository, self._load_fitting, places, keys)
 
     def _load_of(self, path: str) -> Load:
         """What waits for the model that a path names, as every face does, after /models/; of its versions the least."""
@@ -134,6 +133,13 @@ class Application:
         finally:  # whatever came, the process must not stay as if it were still loading
             loop.call_soon_threadsafe(end)
 
+    def _load_fitting(self, name: str) -> list[Model]:
+        """Loads every version of a model, if it fits beside those that are served: until it can, the old one is too."""
+        with _readable():
+            new = read_specs(self._settings, name)
+        budget.hold([*(model.spec for model in self.repository.all()), *new], self._settings)
+        return load_models(self._settings, self._on_death, name)
+
     def _open(self, models: list[Model]) -> None:
         if self.lifecycle.state != "loading":
             return  # a stop came first
@@ -163,9 +169,28 @@ def load_models(settings: Settings, on_death: Callable[[], None], name: str | No
     Raises:
         StartError: one of them cannot be served; none is, then.
     """
-    try:
+    with _readable():
         folders = [folder for folder in find_versions(settings.models) if name in {None, folder.parent.name}]
         return [load_model(folder, settings, on_death) for folder in folders]
+
+
+def read_fitting(settings: Settings, say: Callable[[str], None]) -> Settings:
+    """The settings under which the models fit into memory; says what was lowered for it.
+
+    Raises:
+        StartError: they do not fit, or a manifest cannot be read.
+    """
+    with _readable():
+        fitting = budget.fit(read_specs(settings), settings)
+    for sentence in budget.lowered(settings, fitting):
+        say(sentence)
+    return fitting
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:  # a folder that may not be read
         raise StartError(f"{error.filename}: {error.strerror}") from error
 

@@ -5,6 +5,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
+from service.budget import describe
 from service.manifest import ModelSpec
 from service.repository import Repository
 from service.session import WEIGHTS_FILE
@@ -33,6 +34,7 @@ def print_banner(repository: Repository, settings: Settings, port: int, grpc_por
         console.print(f"{name:8}{url}{path}")
     if grpc_port is not None:
         console.print(f"gRPC    {host}:{grpc_port}")
+    console.print(f"memory  {describe([model.spec for model in repository.all()], settings)}")
     shown = max(repository.all(), key=lambda model: model.spec.text is not None)
     console.print(f"\nTry:\n\n{curl(shown.spec, url)}\n", markup=False)
 

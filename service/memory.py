@@ -2,21 +2,35 @@
 
 import ctypes
 import gc
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 _LIBC = ctypes.CDLL(None)
-_M_ARENA_MAX = -8
+_M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
+_NEVER = 2**31 - 1
+_LARGE, _LOOK_S = threading.Lock(), 0.05
 _ALLOCATIONS = 10_000  # between two searches for young garbage; a closed connection leaves 40 objects of it
 
 
-def use_one_arena() -> None:
-    """Has all threads take memory from one pool; to be called before there are any.
+def use_one_pool() -> None:
+    """Has all threads take memory from one pool, which keeps what is free; to be called before there are any.
 
     With a pool a thread, glibc's default, what a model leaves when it is unloaded, and a large batch when it has been
-    run, lies about in pieces in the pools of threads that are gone: docs/decisions/0022.
+    run, lies about in pieces in the pools of threads that are gone: docs/decisions/0022. A large block would be fetched
+    from the system and given back each time, which costs as much as the run it is for; in the pool it is used again,
+    by whichever session comes next: docs/decisions/0025.
     """
     mallopt = getattr(_LIBC, "mallopt", None)  # musl and macOS have none, and no such pools
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 def collect_seldom() -> None:
@@ -30,6 +44,48 @@ def collect_seldom() -> None:
 def give_back() -> None:
     """Collects garbage, and returns to the system what is free: glibc keeps most of it until it is asked."""
     gc.collect()
-    trim = getattr(_LIBC, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Returns to the system what is free."""
+    malloc_trim = getattr(_LIBC, "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+class Held:
+    """Counts the bytes of arrays for as long as anybody refers to them, or to a view of them."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._sizes: dict[int, int] = {}  # one entry an array, so that no two threads write the same thing
+
+    def add(self, array: np.ndarray[Any, Any]) -> None:
+        """Counts an array from now on."""
+        number = next(self._numbers)
+        self._sizes[number] = array.nbytes
+        weakref.finalize(array, self._sizes.pop, number).atexit = False
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays that are still there."""
+        return sum(list(self._sizes.values()))
+
+
+@contextmanager
+def one_large(is_stopped: Callable[[], bool]) -> Iterator[None]:
+    """One run at a time that needs much memory: at once, two would need that of both; what each leaves is given back.
+
+    Args:
+        is_stopped: whether nobody wants the run any more; it then waits no longer, since it ends as soon as it begins.
+    """
+    while not (alone := _LARGE.acquire(timeout=_LOOK_S)) and not is_stopped():
+        pass
+    try:
+        trim()
+        yield
+    finally:
+        trim()
+        if alone:
+            _LARGE.release()

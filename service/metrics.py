@@ -27,7 +27,7 @@ SECONDS = (
 )  # fmt: skip
 STAGES = ("decode", "queue", "run", "encode")
 SHED_REASONS = (
-    "loading", "closed", "dead", "in_flight", "bodies_full", "body_too_large", "queue_full",
+    "loading", "closed", "dead", "in_flight", "bodies_full", "answers_full", "body_too_large", "queue_full",
     "too_many_tokens", "too_much_attention", "answer_too_large", "layer_graphs_off",
     "unauthorized", "too_many_connections", "invalid_http", "head_timeout", "body_timeout",
     "url_too_long", "too_many_headers", "headers_too_large",

@@ -106,6 +106,15 @@ def find_versions(models: Path) -> list[Path]:
     return found
 
 
+def read_specs(settings: Settings, name: str | None = None) -> list[ModelSpec]:
+    """The manifests of every model of the models folder, or of every version of one.
+
+    Raises:
+        StartError: one of them cannot be read.
+    """
+    return [_read_spec(folder)[0] for folder in find_versions(settings.models) if name in {None, folder.parent.name}]
+
+
 def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -> Model:
     """Verifies a version folder, loads its graphs, warms them up, and holds them against the golden answer.
 
@@ -135,7 +144,7 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
         embeddings = load_graph(spec.text.embeddings, files[spec.text.embeddings], weights)
         front = TextFront(spec.text, files[spec.text.tokenizer], f"{folder}/{spec.text.tokenizer}", embeddings)
         _check_front(front, embeddings, spec, folder)
-    runner = Runner(spec, session, load_layers)
+    runner = Runner(spec, session, load_layers, settings)
     check_golden(runner, spec, folder)
     if settings.layer_graphs == "eager":
         runner.load(range(len(spec.layers)))

@@ -1,6 +1,8 @@
 """A model's runs: `model.onnx` for who wants the output, the chain of layers for who wants the inside."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import logs
+from service.budget import LARGE_RUN_BYTES, activations_bytes
 from service.cost import Cost, measure
+from service.cut import view_bytes
 from service.errors import StartError, UnavailableError
 from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec, TensorSpec
+from service.memory import Held, one_large
 from service.padding import choose, pad, unpad
 from service.reduction import Rollout
 from service.session import Session, Stop
-from service.tensors import Batch, Float32Array, Found, Output, Sequence, View
+from service.settings import Settings
+from service.shedding import hold_answers
+from service.tensors import Batch, Float32Array, Found, Output, Sequence, Top, View
 from service.view import take
 
 _log = logs.get("runner")
@@ -22,6 +29,7 @@ _log = logs.get("runner")
 _FINAL, _ROLLOUT = Output(None, FINAL_OUTPUT), Output(None, ROLLOUT)
 LEAN = (View(_FINAL),)
 _WEIGHTS, _STREAM = "attention_weights", "layer_output"
+_ANSWERS = Held()  # of all models
 
 
 class Runner:
@@ -31,6 +39,7 @@ class Runner:
         spec: the model.
         model: the session of model.onnx.
         load_layers: gives the sessions of layers' graphs; called for layers not loaded yet.
+        settings: the limits.
 
     Attributes:
         cost: of a run of model.onnx, once `warm_up` has measured it.
@@ -39,11 +48,16 @@ class Runner:
     cost: Cost
 
     def __init__(
-        self, spec: ModelSpec, model: Session, load_layers: Callable[[Iterable[int]], dict[int, Session]]
+        self,
+        spec: ModelSpec,
+        model: Session,
+        load_layers: Callable[[Iterable[int]], dict[int, Session]],
+        settings: Settings,
     ) -> None:
         self._spec = spec
         self._model = model
         self._load_layers = load_layers
+        self._settings = settings
         self._layers: dict[int, Session] = {}
         self._refused = False  # remembered: a second reading of the files would be as bad
 
@@ -101,14 +115,31 @@ class Runner:
 
         Returns:
             For each sequence what its `views` ask for, in order, unpadded.
+
+        Raises:
+            OverloadedError: these answers and those that are not written yet would take too much memory.
         """
         depth, stop = self.depth(sequences[0].views), stop or Stop()
         batch, rows = pad(sequences), [_Row(row, sequence) for row, sequence in enumerate(sequences)]
-        if depth is None:
-            self._give(rows, _FINAL, self._run_model(batch, stop))
-        else:
-            self._run_layers(batch, rows, depth, stop)
+        size, length = batch.attention_mask.shape
+        self._hold_answers(rows, size, length)
+        large = activations_bytes(self._spec, size, length) > LARGE_RUN_BYTES
+        with one_large(stop.is_told) if large else nullcontext():
+            if depth is None:
+                self._give(rows, _FINAL, self._run_model(batch, stop))
+            else:
+                self._run_layers(batch, rows, depth, stop)
+        for array in {id(array): array for row in rows for array in row.arrays()}.values():
+            _ANSWERS.add(array)
         return [tuple(row.found[view] for view in row.sequence.views) for row in rows]
+
+    def _hold_answers(self, rows: "list[_Row]", size: int, length: int) -> None:
+        """Refuses arrays that do not fit beside those under way; where there are none, any fit."""
+        more = 0
+        for view, count in Counter(view for row in rows for view in row.sequence.views).items():
+            whole = not view.cut and view.reduction is None  # a part of the batch's array, which is kept
+            more += view_bytes(view, self._spec.tensor(view.output), {length: size if whole else count}, padded=False)
+        hold_answers(_ANSWERS.bytes, more, self._settings)
 
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch), stop)[0]
@@ -179,6 +210,12 @@ class _Row:
 
     def cut(self, values: Float32Array, tensor: TensorSpec) -> Float32Array:
         return unpad(values, tensor, self.index, len(self.sequence))
+
+    def arrays(self) -> Iterator[NDArray[Any]]:
+        """The arrays that hold what was found, which may be the batch's."""
+        for found in self.found.values():
+            for array in found if isinstance(found, Top) else (found,):
+                yield array.base if isinstance(array.base, np.ndarray) else array
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,16 @@ class Settings(BaseSettings):
         2**28, ge=1, description="Heads times the sum of squared lengths of a request, for one layer (422)."
     )
     max_answer_bytes: Bytes = Field(64 * 2**20, description="Largest answer, counted as float32, in bytes (422).")
+    max_answers_bytes: Bytes = Field(
+        256 * 2**20,
+        description="Arrays of all answers that are not written yet, in bytes; where there are none, any are taken "
+        "(429 beyond).",
+    )
+    max_memory_bytes: Bytes | None = Field(
+        None,
+        description="Memory that the process may take, in bytes; not set, the cgroup's limit or the machine's. "
+        "Models and limits that could need more are lowered or stop the start.",
+    )
     max_batch_tokens: int = Field(
         2048,
         ge=2,

@@ -30,6 +30,17 @@ def hold_queue(load: Load, settings: Settings) -> None:
     raise shed(message, load.wait_s, settings, code="queue_full")
 
 
+def hold_answers(held_bytes: int, more_bytes: int, settings: Settings) -> None:
+    """Refuses arrays of answers that do not fit beside those that are not written yet; where there are none, any fit.
+
+    Raises:
+        OverloadedError: more than the limit, or UnavailableError where `shed_status` says so.
+    """
+    if held_bytes and held_bytes + more_bytes > (limit := settings.max_answers_bytes):
+        message = f"the answers under way take {limit:,} bytes with this one, or more; try again in a moment"
+        raise shed(message, 1.0, settings, code="answers_full")
+
+
 def shed(message: str, wait_s: float, settings: Settings, *, code: str) -> GlassblockError:
     """Says when to come again: when what waits now will have been run, or up to as long after, not all at once."""
     retry_s = math.ceil(max(1.0, wait_s) * random.uniform(1, 2))  # noqa: S311 - it need not be unguessable

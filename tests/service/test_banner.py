@@ -1,6 +1,7 @@
 """The request that the banner shows can be pasted as it stands, whatever is served."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,11 @@ def test_a_model_without_text_is_shown_with_a_request_of_numbers(
 def test_the_banner_fits_a_terminal_and_names_every_url(artifact: Callable[[str], Path], tmp_path: Path) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
     with running(models, tmp_path, layer_graphs="eager") as server:
-        table, _, urls = server.stderr.read_text().partition("Try:")[0].partition("┘\n")
+        table, _, rest = server.stderr.read_text().partition("Try:")[0].partition("┘\n")
+    urls, _, memory = rest.partition("memory")
     assert max(map(len, table.splitlines())) <= 80
     assert "loaded, +0 MiB" in table
+    assert re.fullmatch(r"  at most [\d,]+ MiB of [\d,]+ MiB: (\w+ [\d,]+ MiB(, )?){7}\n\n", memory)
     assert urls.split() == [
         word
         for name, path in (("API", "/docs"), ("models", "/v1/models"), ("ready", "/readyz"), ("metrics", "/metrics"))
