@@ -1,10 +1,11 @@
 """The service with faults that a test can call up by a sequence's length: `python -m tests.service.faulty_service`.
 
-40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S; with FAULT=loading in the
-environment every model is loaded a hundred times over.
+40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S; SIGUSR1 blocks the event
+loop for BLOCKED_S; with FAULT=loading in the environment every model is loaded a hundred times over.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from service.repository import find_versions
 from service.session import Session, Stop
 
 SLOW, BREAKS_THE_LOOP, STUCK, HELD = 40, 41, 42, 43
-SLOW_S, STUCK_S, HELD_S = 0.5, 6.0, 2.0
+SLOW_S, STUCK_S, HELD_S, BLOCKED_S = 0.5, 6.0, 2.0, 1.0
 
 
 def install() -> None:
@@ -38,6 +39,7 @@ def install() -> None:
     def find_many(models: Path) -> list[Path]:
         return find_versions(models) * 100
 
+    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCKED_S))  # in the main thread, the event loop's
     Session.run = run_slowly  # type: ignore[method-assign]
     vars(runner)["choose"] = choose_or_break
     if os.environ.get("FAULT") == "loading":
