@@ -42,9 +42,7 @@ ROUNDS, TRIES_A_ROUND = 3, 3
 RAMP_S = 3  # until queue and batches are as they stay
 SECONDS, ALONE_S = 8, 2
 USERS = 32
-BATCH_TOKENS = (
-    USERS * POSITIONS
-)  # a batch is no larger than at the peak: a quarter of a second, so a window cuts little
+BATCH_TOKENS = USERS * POSITIONS // 2  # a batch is no larger than at the peak: 0.2 s, so a window cuts little
 MOST_IN_FLIGHT = 256  # so none waits for longer than the peak takes for as many
 MOST_OF_FACTOR = 1.2
 SLOWER_AT_MOST = 1.5
