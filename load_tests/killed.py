@@ -5,8 +5,10 @@ before haproxy's next look, is answered by the other one.
 """
 
 import asyncio
+import re
 import signal
 import time
+import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ class Killed:
         signal_s: just before SIGKILL was sent; times are of `time.perf_counter`.
         dead_s: when the process had ended.
         exit_code: of it.
+        given_up: requests to the other replica that the balancer gave up.
         served: how many requests each replica was given, those after the death included.
     """
 
@@ -37,6 +40,7 @@ class Killed:
     signal_s: float = 0.0
     dead_s: float = 0.0
     exit_code: int = 0
+    given_up: int = 0
     served: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -56,6 +60,7 @@ class Killed:
         return [
             *([f"{len(others)} requests failed that were not under way at the death"] if others else []),
             *([f"{len(self.lost)} requests failed, of {USERS} under way"] if len(self.lost) > USERS else []),
+            *([f"{self.given_up} requests to the other replica were given up"] if self.given_up else []),
             *([f"{len(late)} clients were told more than {MOST_LATE_S:g} s after the death"] if late else []),
             *(["invalid: the replica that was killed had nothing in hand"] if not self.lost else []),
         ]
@@ -74,6 +79,13 @@ async def _kill_under_clients(replica: Replica, address: str) -> Killed:
     return Killed((await asking).exchanges, signal_s, dead_s, exit_code)
 
 
+def _left(address: str) -> int:
+    """How many requests a server saw end before it had answered."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        found = re.findall(r'^glassblock_requests_total\{code="499".*\} (.+)$', answer.read().decode(), re.MULTILINE)
+    return int(sum(map(float, found)))
+
+
 def kill_behind(haproxy: str, models: Path, folder: Path) -> Killed:
     """Kills one of two replicas behind this haproxy, and starts it again, until it has been found ready."""
     balancer = Balancer(free_address(), free_address())
@@ -83,5 +95,5 @@ def kill_behind(haproxy: str, models: Path, folder: Path) -> Killed:
         with balancing(haproxy, folder, balancer, [replica.address for replica in replicas]):
             killed = asyncio.run(_kill_under_clients(replicas[0], balancer.address))
             balancer.wait_until_all_are_up()
-            killed.served = balancer.served()
+            killed.given_up, killed.served = _left(replicas[1].address), balancer.served()
             return killed
