@@ -4,13 +4,12 @@ A block of 768/12/3072, the server on one core and the generator on another. Sho
 at random moments at a rate far below what the server can do; beside them two clients ask for 512 positions again and
 again, so that one always waits, or one request in a hundred has 2,048. A run that has begun is not interrupted, so a
 short request may have to wait for one long run; no more may come of it than that, beside what a 99th percentile may
-grow by the load itself: at most three times what it is alone, and one long run.
+grow by the load itself: at most three times what it is alone, and the slowest of some long runs that are alone.
 """
 
 import argparse
 import asyncio
 import os
-import statistics
 import sys
 import tempfile
 import urllib.request
@@ -29,7 +28,7 @@ from load_tests.server import MODEL, SIZES, export_model, running_server
 SHORT, LONG, GIANT = (8, 16, 24, 32), 512, 2048  # positions
 SHORT_RATE, GIANT_SHARE, LONG_USERS = 20, 0.01, 2
 SECONDS, ROUNDS = 15, 3
-ASKED_ALONE = 3
+ASKED_ALONE = 5
 MOST_OF_ALONE = 3
 Beside = Callable[[str, float], Coroutine[Any, Any, Run]]
 
@@ -54,8 +53,8 @@ class Mix:
 
     @property
     def run_ms(self) -> float:
-        """One of the others' runs, the median; 0 where there are none."""
-        return statistics.median(self.runs_ms or [0.0])
+        """The slowest of the others' runs alone; 0 where there are none. A 99th percentile meets the slow ones."""
+        return max(self.runs_ms, default=0.0)
 
     def latencies_ms(self) -> dict[str, float]:
         """Percentiles of the short requests that were answered with 200."""
@@ -82,7 +81,7 @@ class Mix:
 
 
 HEADER = (
-    "| beside | short | p50, ms | p99, ms | one run, ms | others | their p50, ms |",
+    "| beside | short | p50, ms | p99, ms | one run at most, ms | others | their p50, ms |",
     "|---|--:|--:|--:|--:|--:|--:|",
 )
 

@@ -16,7 +16,7 @@ def run(latency_s: float, outcome: str = "200", late_s: float = 0.0) -> Run:
 
 
 def mix(short: Run, others: Run | None = None) -> mixed.Mix:
-    return mixed.Mix("long ones", 512, [90.0, 100.0, 300.0], [short], [others or run(1)])
+    return mixed.Mix("long ones", 512, [90.0, 100.0, 70.0], [short], [others or run(1)])
 
 
 @pytest.mark.parametrize(
