@@ -19,7 +19,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-image fuzz serve load load-open overload chaos soak bench bench-peers bench-refusals openapi image clean
+.PHONY: install check test test-long test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-refusals openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -65,10 +65,13 @@ load: install  ## USERS ask for TIME seconds: a server started for it, or the on
 load-open: install  ## RATE requests a second for TIME seconds, due whether the server keeps up or not
 	$(BIN)/python -m load_tests.open_loop --rate $(RATE) --time $(TIME) $(HOST)
 
-overload: install  ## Five times the measured peak: goodput, codes, and a quick answer afterwards
-	$(BIN)/python -m load_tests.overload
+overload: install  ## Two, five and ten times the peak: goodput, codes, probes, and a picture; SECONDS and ROUNDS shorten it
+	$(BIN)/python -m load_tests.overload $(LENGTH)
 
-chaos: install  ## Servers stopped while clients ask, RESTARTS of them behind haproxy (apt-get install haproxy): docs/reliability.md
+mixed: install  ## Short requests beside long ones and giants: they wait for one long run at most; SECONDS and ROUNDS shorten it
+	$(BIN)/python -m load_tests.mixed $(LENGTH)
+
+chaos: install  ## Servers stopped and killed while clients ask, RESTARTS of them behind haproxy (apt-get install haproxy): docs/reliability.md
 	$(BIN)/python -m load_tests.chaos --restarts $(RESTARTS)
 
 soak: install  ## REQUESTS from many clients, each answer bit for bit as alone, and no memory lost: docs/reliability.md

@@ -1,105 +1,35 @@
-"""`make chaos`: servers are stopped while clients ask, and no client notices.
+"""`make chaos`: servers are stopped while clients ask, and no client notices; one is killed, and few do.
 
 First one server, stopped under clients that keep their connections: what it had been sent before the signal is
 answered with 200, what comes later with 200 or with a 503 that closes, and no connection breaks. Then two replicas
-behind haproxy, stopped and started in turn: every request is answered with 200, on kept and on new connections.
+behind haproxy, stopped and started in turn: every request is answered with 200, on kept and on new connections. Last
+one of two is killed (killed.py): what it had in hand is lost, and nothing else.
 """
 
 import argparse
 import asyncio
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
 from load_tests.balancer import Balancer, balancing, find_haproxy
 from load_tests.connection import Connection
+from load_tests.killed import USERS, kill_behind
 from load_tests.open_loop import GOOD, forward_request
+from load_tests.replicas import Replica, free_address, replicas_of
 from load_tests.sender import Exchange, Sender
-from load_tests.server import export_model, start_server, wait_until_ready
+from load_tests.server import export_model
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
 POSITIONS = 16
 CLIENTS, STOPS, ASKED_FOR_S = 16, 3, 1.0
 RATE = 150
 LEAST_REQUESTS_A_RESTART = 500
-STOP_TIMEOUT_S = 40
-
-
-class Replica:
-    """A server on a port that it comes back to.
-
-    Args:
-        models: the models folder.
-        banner: a file for what it says.
-        drain_delay_s: for how long it serves after the signal.
-
-    Attributes:
-        address: host:port.
-    """
-
-    def __init__(self, models: Path, banner: Path, drain_delay_s: float) -> None:
-        self.address = free_address()
-        self._models, self._banner, self._drain_delay_s = models, banner, drain_delay_s
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Starts it and returns once it is ready."""
-        port = self.address.rpartition(":")[2]
-        self._process = start_server(self._models, self._banner, http_port=port, drain_delay_s=self._drain_delay_s)
-        wait_until_ready(self._process, self._banner)
-
-    def send_sigterm(self) -> None:
-        """Tells it to stop."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-
-    def wait(self) -> int:
-        """Its exit code; one that does not end in time is killed."""
-        assert self._process is not None
-        try:
-            return self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-
-    def end(self) -> None:
-        """Kills it if it still runs."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def restart(self) -> int:
-        """Stops it, starts it again, and returns the exit code."""
-        self.send_sigterm()
-        code = self.wait()
-        self.start()
-        return code
-
-
-@contextmanager
-def replicas_of(models: Path, folder: Path, count: int, drain_delay_s: float) -> Iterator[list[Replica]]:
-    """So many replicas, not yet started; those that run at the end are killed."""
-    replicas = [Replica(models, folder / f"banner{number}", drain_delay_s) for number in range(count)]
-    try:
-        yield replicas
-    finally:
-        for replica in replicas:
-            replica.end()
-
-
-def free_address() -> str:
-    """An address of this machine at which nobody listens yet."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @dataclass(slots=True)
@@ -129,7 +59,7 @@ async def stop_under_clients(replica: Replica) -> Stop:
     clients = [asyncio.create_task(_ask_until_it_closes(replica.address, request, stop)) for _ in range(CLIENTS)]
     await asyncio.sleep(ASKED_FOR_S)
     stop.signal_s = time.perf_counter()
-    replica.send_sigterm()
+    replica.send(signal.SIGTERM)
     await asyncio.gather(*clients)
     stop.exit_code = await asyncio.to_thread(replica.wait)
     return stop
@@ -203,21 +133,21 @@ async def roll(replicas: list[Replica], balancer: Balancer, restarts: int) -> Ro
 def _restart_in_turn(replicas: list[Replica], balancer: Balancer, restarts: int) -> list[int]:
     codes = []
     for replica, _ in zip(cycle(replicas), range(restarts), strict=False):
-        codes.append(replica.restart())
+        codes.append(replica.restart(signal.SIGTERM))
         balancer.wait_until_all_are_up()
     return codes
 
 
 def stop_often(models: Path, folder: Path, stops: int) -> list[Stop]:
     """Stops one server so often under clients that keep their connections."""
-    with replicas_of(models, folder, 1, 0) as (replica,):
+    with replicas_of(folder, 0, models) as (replica,):
         return [asyncio.run(stop_under_clients(replica)) for _ in range(stops)]
 
 
 def roll_behind(haproxy: str, models: Path, folder: Path, restarts: int, drain_delay_s: float) -> Rolling:
     """Restarts two replicas behind this haproxy, so often in all."""
     balancer = Balancer(free_address(), free_address())
-    with replicas_of(models, folder, 2, drain_delay_s) as replicas:
+    with replicas_of(folder, drain_delay_s, models, models) as replicas:
         for replica in replicas:
             replica.start()
         with balancing(haproxy, folder, balancer, [replica.address for replica in replicas]):
@@ -241,9 +171,12 @@ def main() -> None:
         for stop in stops:
             print(f"stopped under {CLIENTS} clients: before the signal {dict(stop.before)}, after {dict(stop.after)}")
         rolling = roll_behind(haproxy, models, folder, options.restarts, options.drain_delay_s)
+        killed = kill_behind(haproxy, models, folder)
     print(f"{len(rolling.exit_codes)} restarts in {rolling.seconds:.0f} s, served {rolling.served}:")
     print(f"on kept connections {dict(rolling.kept)}, on new ones {dict(rolling.new)}")
-    sys.exit("\n".join([*(fault for stop in stops for fault in stop.faults()), *rolling.faults()]) or 0)
+    print(f"one of two killed under {USERS} clients: {dict(killed.outcomes)}, given to each {killed.served}")
+    faults = [*(fault for stop in stops for fault in stop.faults()), *rolling.faults(), *killed.faults()]
+    sys.exit("\n".join(faults) or 0)
 
 
 if __name__ == "__main__":

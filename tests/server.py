@@ -67,12 +67,12 @@ def running(models: Path, folder: Path, program: str = "service.__main__", **set
         models: the models folder to serve.
         folder: where its output is kept.
         program: the module whose `main` runs.
-        settings: fields of `service.settings.Settings`.
+        settings: fields of `service.settings.Settings`, such as http_port=8000 in place of a free one.
     """
     stdout, stderr = folder / "stdout", folder / "stderr"
-    named = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
+    named = {f"--{name.replace('_', '-')}": value for name, value in {"http_port": 0, **settings}.items()}
     flags = [flag if value is True else f"{flag}={value}" for flag, value in named.items()]
-    words = ["serve", f"--models={models}", "--http-port=0", *flags]
+    words = ["serve", f"--models={models}", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GLASSBLOCK_")}
     process = forked.start(program, words, environment, stdout, stderr)
     try:

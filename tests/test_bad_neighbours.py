@@ -7,13 +7,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.neighbourhood import Case, assert_equal_alone_and_together, connect, hidden_case, samples
+from tests.neighbourhood import Case, ask_alone, assert_equal_alone_and_together, connect, hidden_case, samples
 from tests.server import Server, link_models, running
 
 pytestmark = pytest.mark.thorough
@@ -176,3 +177,58 @@ def wait_for_rest(server: Server) -> None:
     with server.client() as client:
         while "glassblock_in_flight_requests 0.0" not in client.get("/metrics").text:
             assert time.monotonic() < deadline_s
+
+
+def scrape(server: Server, path: str, more: str = "") -> socket.socket:
+    """A connection over which an answer has been asked for."""
+    url = httpx.URL(server.url)
+    connection = socket.create_connection((url.host, url.port or 80), timeout=10)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n{more}\r\n".encode())
+    return connection
+
+
+def test_good_answers_stay_while_scrapers_hang_or_ask_all_the_time(neighbours: Server, good: list[Case]) -> None:
+    def scrape_again(_: np.random.Generator) -> None:
+        with scrape(neighbours, "/metrics", "Connection: close\r\n") as connection, connection.makefile("rb") as answer:
+            assert answer.read().startswith(b"HTTP/1.1 200 OK")
+        time.sleep(0.01)
+
+    with contextlib.ExitStack() as hanging, meanwhile(scrape_again, count=2):
+        for _ in range(20):
+            hanging.enter_context(scrape(neighbours, "/metrics"))
+        assert_equal_alone_and_together(neighbours, good)
+
+
+def test_each_gets_its_own_answer_though_all_have_one_id(neighbours: Server, good: list[Case]) -> None:
+    ask_alone(neighbours, good)
+    at_once = threading.Barrier(len(good))
+
+    def ask_with_id(case: Case) -> tuple[int, bytes]:
+        connection = connect(neighbours)
+        at_once.wait(10)
+        connection.request("POST", f"/v1/models/{case.model}/forward", case.body, {"X-Request-ID": "the-same"})
+        response = connection.getresponse()
+        assert response.headers["X-Request-ID"] == "the-same"
+        found = response.status, response.read()
+        connection.close()
+        return found
+
+    with ThreadPoolExecutor(len(good)) as threads:
+        for _ in range(5):
+            assert list(threads.map(ask_with_id, good)) == [case.alone for case in good]
+
+
+def test_probes_and_small_requests_go_on_while_the_threads_for_large_bodies_are_used_up(neighbours: Server) -> None:
+    large = json.dumps({"hidden_states": [[ROW] * 150_000]}).encode()  # some 6 MB: read, then refused for its length
+    small = json.dumps({"hidden_states": [[ROW]]}).encode()
+    with ThreadPoolExecutor(8) as threads, neighbours.client() as client:
+        sent = [threads.submit(ask, neighbours, large) for _ in range(8)]
+        asked = 0
+        while not all(future.done() for future in sent):
+            assert client.get("/livez", timeout=2).status_code == 200
+            assert client.post("/v1/models/tiny/forward", content=small, timeout=2).status_code == 200
+            asked += 1
+        assert asked >= 3
+        for future in sent:
+            status, answer = future.result()
+            assert (status, json.loads(answer)["code"]) == (422, "too_many_tokens")

@@ -19,7 +19,8 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "types", "models"}
 FORBIDDEN_IN_SERVICE = (
     "pickle", "torch.load", "yaml.load", "allow_pickle=True", "shell=True", "request.url", "BaseHTTPMiddleware",
-    "eval(", "exec(", "time.time(", "os.system", "marshal", "np.load", "base64",
+    "eval(", "exec(", "time.time(", "os.system", "marshal", "np.load", "base64", "fork(", "multiprocessing",
+    "subprocess", "ProcessPool",
 )  # fmt: skip
 
 

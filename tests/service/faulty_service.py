@@ -1,13 +1,15 @@
 """The service with faults that a test can call up by a sequence's length: `python -m tests.service.faulty_service`.
 
-40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S; with FAULT=loading in the
-environment every model is loaded a hundred times over.
+40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S; SIGUSR1 blocks the event
+loop for BLOCKED_S; with FAULT=loading in the environment every model is loaded a hundred times over.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from service import __main__, app, runner
@@ -17,7 +19,7 @@ from service.repository import find_versions
 from service.session import Session, Stop
 
 SLOW, BREAKS_THE_LOOP, STUCK, HELD = 40, 41, 42, 43
-SLOW_S, STUCK_S, HELD_S = 0.5, 6.0, 2.0
+SLOW_S, STUCK_S, HELD_S, BLOCKED_S = 0.5, 6.0, 2.0, 1.0
 
 
 def install() -> None:
@@ -27,7 +29,8 @@ def install() -> None:
     def run_slowly(
         self: Session, outputs: Sequence[str], feeds: Mapping[str, Any], stop: Stop | None = None
     ) -> list[Any]:
-        time.sleep({SLOW: SLOW_S, STUCK: STUCK_S, HELD: HELD_S}.get(feeds["hidden_states"].shape[1], 0.0))
+        # time.sleep fails under libfaketime (test_clock.py).
+        Event().wait({SLOW: SLOW_S, STUCK: STUCK_S, HELD: HELD_S}.get(feeds["hidden_states"].shape[1], 0.0))
         return run(self, outputs, feeds, stop)
 
     def choose_or_break(lengths: list[int], cost: Cost) -> list[int]:
@@ -38,6 +41,7 @@ def install() -> None:
     def find_many(models: Path) -> list[Path]:
         return find_versions(models) * 100
 
+    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCKED_S))  # in the main thread, the event loop's
     Session.run = run_slowly  # type: ignore[method-assign]
     vars(runner)["choose"] = choose_or_break
     if os.environ.get("FAULT") == "loading":

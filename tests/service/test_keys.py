@@ -156,6 +156,17 @@ def test_the_log_names_the_key_and_never_holds_it(visitor: httpx.Client, locked:
     assert hashlib.sha256(KEY.encode()).hexdigest() not in written
 
 
+def test_a_file_that_changes_later_changes_no_key_of_a_running_server(visitor: httpx.Client, locked: Server) -> None:
+    keys = locked.stdout.parent / "keys.txt"
+    before = keys.read_bytes()
+    keys.write_text(line_of("carol", "another"), encoding="utf-8")
+    try:
+        assert visitor.post(FORWARD, content=GOOD, headers=ALICE).status_code == 200
+        assert visitor.post(FORWARD, content=GOOD, headers={"Authorization": "Bearer another"}).status_code == 401
+    finally:
+        keys.write_bytes(before)
+
+
 FAULTY_FILES = {
     "empty": ("", "expected at least one key; without the setting none is asked for"),
     "comments alone": ("# soon\n", "expected at least one key; without the setting none is asked for"),

@@ -8,53 +8,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.server import Server, link_models, running
+from tests.server import link_models, running
 from tests.service.faulty_service import BREAKS_THE_LOOP, SLOW, STUCK
+from tests.service.in_flight import FORWARD, body, failure, in_flight
 
 FAULTY = "tests.service.faulty_service"
-FORWARD = "/v1/models/tiny/forward"
 
 
 @pytest.fixture
 def models(tmp_path: Path, artifact: Callable[[str], Path]) -> Path:
     """A models folder with `tiny` alone."""
     return link_models(tmp_path / "models", {"tiny": artifact("tiny")})
-
-
-def body(length: int) -> dict[str, Any]:
-    return {"hidden_states": [[[0.5, -1.0, 0.25, 2.0, 1.0, 0.0, 0.0, 1.0]] * length]}
-
-
-@contextlib.contextmanager
-def in_flight(server: Server, *lengths: int) -> Iterator[list[Future[httpx.Response]]]:
-    """One request a length, sent and taken up by the server, each over a connection of its own."""
-    with ThreadPoolExecutor(len(lengths)) as threads, server.client() as client:
-        futures = []
-        for count, length in enumerate(lengths, 1):
-            futures.append(threads.submit(client.post, FORWARD, json=body(length)))
-            _wait_until_in_flight(client, count)
-        yield futures
-
-
-def _wait_until_in_flight(client: httpx.Client, count: int) -> None:
-    deadline_s = time.monotonic() + 5
-    while time.monotonic() < deadline_s:
-        if f"glassblock_in_flight_requests {count:.1f}" in client.get("/metrics").text:
-            return
-    raise AssertionError(f"{count} requests are not under way")
-
-
-def failure(response: httpx.Response) -> tuple[int, str, str]:
-    answer = response.json()
-    return response.status_code, answer["code"], answer["error"]
 
 
 def test_sigterm_ends_an_idle_server_with_exit_code_0_at_once(models: Path, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Requests that a server has taken up and not answered yet."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from tests.server import Server
+
+FORWARD = "/v1/models/tiny/forward"
+
+
+def body(length: int) -> dict[str, Any]:
+    """A request of one sequence for `tiny`."""
+    return {"hidden_states": [[[0.5, -1.0, 0.25, 2.0, 1.0, 0.0, 0.0, 1.0]] * length]}
+
+
+@contextlib.contextmanager
+def in_flight(server: Server, *lengths: int, **fields: object) -> Iterator[list[Future[httpx.Response]]]:
+    """One request a length, sent and taken up by the server, each over a connection of its own.
+
+    Args:
+        server: of `tiny`; nothing else is under way there.
+        lengths: of each request's sequence.
+        fields: of every request's body, beside its sequence.
+    """
+    with ThreadPoolExecutor(len(lengths)) as threads, server.client() as client:
+        futures = []
+        for count, length in enumerate(lengths, 1):
+            futures.append(threads.submit(client.post, FORWARD, json=body(length) | fields))
+            _wait_until_in_flight(client, count)
+        yield futures
+
+
+def _wait_until_in_flight(client: httpx.Client, count: int) -> None:
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s:
+        if f"glassblock_in_flight_requests {count:.1f}" in client.get("/metrics").text:
+            return
+    raise AssertionError(f"{count} requests are not under way")
+
+
+def failure(response: httpx.Response) -> tuple[int, str, str]:
+    """Status, code and sentence of a refusal."""
+    answer = response.json()
+    return response.status_code, answer["code"], answer["error"]
