@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.server import link_models, running
-from tests.service.faulty_service import BREAKS_THE_LOOP, SLOW, STUCK
+from tests.service.faulty_service import BREAKS_THE_LOOP, HELD, STUCK
 from tests.service.in_flight import FORWARD, body, failure, in_flight
 
 FAULTY = "tests.service.faulty_service"
@@ -43,8 +43,8 @@ def test_sigint_ends_an_idle_server_with_exit_code_0_at_once(models: Path, tmp_p
 
 def test_sigterm_lets_requests_in_flight_finish_with_their_full_answers(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY) as server:
-        alone = [httpx.post(server.url + FORWARD, json=body(length)).content for length in (SLOW, 3)]
-        with in_flight(server, SLOW, 3) as futures:
+        alone = [httpx.post(server.url + FORWARD, json=body(length)).content for length in (HELD, 3)]
+        with in_flight(server, HELD, 3) as futures:
             server.send(signal.SIGTERM)
             answers = [future.result() for future in futures]
         assert [answer.status_code for answer in answers] == [200, 200]
@@ -54,22 +54,22 @@ def test_sigterm_lets_requests_in_flight_finish_with_their_full_answers(models: 
 
 
 def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path, drain_delay_s=0.7) as server, server.client() as client:
+    with running(models, tmp_path, drain_delay_s=1.5) as server, server.client() as client:
         assert client.get("/readyz").status_code == 200
         start_s = time.monotonic()
         server.send(signal.SIGTERM)
         while client.get("/readyz").status_code == 200:
-            assert time.monotonic() - start_s < 0.2
+            assert time.monotonic() - start_s < 0.5
         assert failure(client.get("/readyz")) == (503, "draining", "the server is draining")
         assert client.get("/livez").status_code == 200
         served = 0
-        while time.monotonic() - start_s < 0.5:
+        while time.monotonic() - start_s < 1:
             assert client.post(FORWARD, json=body(3)).status_code == 200
             assert httpx.post(server.url + FORWARD, json=body(3)).status_code == 200  # on a new connection, too
             served += 2
         assert served >= 2
         assert server.wait(5) == 0
-        assert 0.7 <= time.monotonic() - start_s < 2.2
+        assert 1.5 <= time.monotonic() - start_s < 4
 
 
 def test_what_the_drain_timeout_cuts_off_is_told_so_and_counted_in_the_log(models: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def _first_answer(url: str) -> httpx.Response:
 
 
 def test_a_dying_batcher_fails_its_waiters_within_a_second_and_ends_the_process(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path, FAULTY) as server, in_flight(server, SLOW, 3, BREAKS_THE_LOOP) as futures:
+    with running(models, tmp_path, FAULTY) as server, in_flight(server, HELD, 3, BREAKS_THE_LOOP) as futures:
         assert futures[0].result().status_code == 200
         start_s = time.monotonic()
         dead = (503, "dead", "model tiny can no longer run; the server is about to stop")
