@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from tests.service.inference import ask, tensor
 from tests.service.refusal import assert_refused, hidden_states, post
 
-LONG = tensor("hidden_states", np.zeros((6, 500, 384), np.float32))
+LONG = tensor("hidden_states", np.zeros((6, 250, 384), np.float32))
 ROWS = np.zeros((1, 64, 384), np.float32)
 SHORT = tensor("hidden_states", ROWS)
 LATE = "expected an answer within the request's timeout, but it was not computed by then"
