@@ -43,6 +43,7 @@ check: install  ## Lint, format, types, import rules
 	$(BIN)/lint-imports
 
 test: install  ## The whole test suite but the long runs
+	$(BIN)/python -m tests.artifacts
 	$(BIN)/python -m pytest -n 3 $(TESTS)
 
 test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples

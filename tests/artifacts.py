@@ -1,7 +1,6 @@
 """Exported artifacts for every test: made by the real command on first use, kept until the exporter changes.
 
 `python -m tests.artifacts` makes what `make test` needs in two processes, faster than the tests that ask one by one.
-With several processes of its own, pytest starts it, and tests that need an artifact wait for it.
 """
 
 import fcntl
@@ -15,12 +14,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from tests import textbook
 
@@ -123,13 +122,13 @@ def _minilm(*more: str) -> Callable[[str, Path], list[str]]:
 
 
 RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
-    "tiny": _random(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_layers=2),
     "minilm": _minilm(),
     "minilm-2-5": _minilm("--layers", "2:5"),
     **dict.fromkeys(textbook.NAMES, _textbook),
     "encoder-pre-gelu": _encoder,
     "encoder-post-relu": _encoder,
     "my-block": _my_block,
+    "tiny": _random(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_layers=2),
     "head-256": _random(hidden_size=512, num_attention_heads=2, intermediate_size=64),
     "causal-final-norm": _random(
         hidden_size=32, num_attention_heads=2, intermediate_size=64, num_layers=2, mask="causal", final_norm="layer"
@@ -169,19 +168,19 @@ def place_of(name: str) -> Path:
 @functools.cache
 def artifact(name: str) -> Path:
     """The version folder models/NAME/1 of one of RECIPES, exported by the command line if it is not there yet."""
-    with _lock(name):
+    with _locked(name):
         if not place_of(name).exists():
             done = export(*_command(name))
             assert done.returncode == 0, done.stderr
     return place_of(name)
 
 
-def _lock(name: str) -> TextIO:
-    """Nobody else makes this artifact until the file is closed."""
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
     store().mkdir(parents=True, exist_ok=True)
-    file = (store() / f"{name}.lock").open("w")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+    with (store() / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _command(name: str) -> list[str]:
@@ -200,10 +199,8 @@ def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess
 def main() -> None:
     """Makes the named artifacts in this process, which starts torch once for all; without names SERVED in two lanes."""
     if len(sys.argv) > 1:
-        locks = {name: _lock(name) for name in sys.argv[1:]}  # all at once: who needs a later one waits for it
-        for name, lock in locks.items():
-            with lock:
-                _make_here(name)
+        for name in sys.argv[1:]:
+            _make_here(name)
         return
     names = [name for name in SERVED if not place_of(name).exists()]
     command = [sys.executable, "-m", "tests.artifacts"]
@@ -219,16 +216,17 @@ def main() -> None:
 def _make_here(name: str) -> None:
     from export.__main__ import main as export_main
 
-    if place_of(name).exists():
-        return
-    os.chdir(MY_BLOCK)
-    sys.argv = ["glassblock-export", *_command(name)]
-    try:
-        with redirect_stdout(io.StringIO()):  # its tables; the steps on stderr stay
-            export_main()
-    except SystemExit as end:
-        if end.code:
-            raise
+    with _locked(name):
+        if place_of(name).exists():
+            return
+        os.chdir(MY_BLOCK)
+        sys.argv = ["glassblock-export", *_command(name)]
+        try:
+            with redirect_stdout(io.StringIO()):  # its tables; the steps on stderr stay
+                export_main()
+        except SystemExit as end:
+            if end.code:
+                raise
     sys.stdout.write(f"exported {name} for the tests\n")
     sys.stdout.flush()
 

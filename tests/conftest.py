@@ -2,9 +2,7 @@
 
 import functools
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -40,17 +38,6 @@ def _need(file: str) -> str:
     text = (ROOT / file).read_text(encoding="utf-8")
     own = "running(" in text
     return file if own or not re.search(r"\b(server: Server|client: httpx\.Client|unharmed:)", text) else "server"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """Has the artifacts made beside the first tests, where tests run in several processes; by none of these."""
-    if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", None):
-        return (yield)
-    command = [sys.executable, "-m", "tests.artifacts"]
-    # A test that needs what could not be made tries again, and tells why.
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
