@@ -58,7 +58,7 @@ def test_many_sequences_with_every_probe_are_weighed_in_no_time(unharmed: httpx.
     probes = ["query", "key", "value", "context", "resid_mid", "ffn_output", "layer_output", "attention_weights"]
     body = json.dumps({"input_ids": [[1]] * 16_384, "outputs": probes}).encode()
     response = post(unharmed, body, "minilm")
-    assert response.elapsed.total_seconds() < 0.5
+    assert response.elapsed.total_seconds() < 1
     assert_refused(response, 422, "answer_too_large", "", f"{BYTES} 1,061,683,200")
 
 
