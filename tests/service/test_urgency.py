@@ -14,7 +14,6 @@ from safetensors.numpy import save
 from tests.service.inference import ask, tensor
 from tests.service.refusal import assert_refused, hidden_states, post
 
-LONG = tensor("hidden_states", np.zeros((6, 250, 384), np.float32))
 ROWS = np.zeros((1, 64, 384), np.float32)
 SHORT = tensor("hidden_states", ROWS)
 LATE = "expected an answer within the request's timeout, but it was not computed by then"
@@ -42,9 +41,10 @@ FACES = [infer, forward, forward_bytes]
 
 
 @contextmanager
-def busy(client: httpx.Client) -> Iterator[None]:
+def busy(client: httpx.Client, length: int) -> Iterator[None]:
     """Six long sequences wait for MiniLM: several batches one after another."""
-    thread = threading.Thread(target=ask, args=(client, LONG), kwargs={"model": "minilm"})
+    states = tensor("hidden_states", np.zeros((6, length, 384), np.float32))
+    thread = threading.Thread(target=ask, args=(client, states), kwargs={"model": "minilm"})
     thread.start()
     deadline_s = time.monotonic() + 10
     while 'queued_tokens{model="minilm",version="1"} 0.0' in client.get("/metrics").text:
@@ -55,7 +55,7 @@ def busy(client: httpx.Client) -> Iterator[None]:
 
 @pytest.mark.parametrize("face", FACES)
 def test_a_request_whose_time_passes_in_the_queue_is_504_at_once(client: httpx.Client, face: Ask) -> None:
-    with busy(client):
+    with busy(client, 250):
         answer = face(client, timeout_s=0.001)
     assert_refused(answer, 504, "deadline_exceeded", "", LATE)
     assert answer.elapsed.total_seconds() < 1
@@ -75,7 +75,7 @@ def test_who_has_priority_is_answered_first(client: httpx.Client, face: Ask) -> 
         assert face(client, f"layers.{layer}.query", priority=priority).status_code == httpx.codes.OK
         finished.append(priority)
 
-    with busy(client):
+    with busy(client, 500):
         pairs = [(9, 5), (0, 4), (1, 3)]
         threads = [threading.Thread(target=ask_with, args=pair) for pair in pairs]
         for thread in threads:
