@@ -17,6 +17,14 @@ import onnxruntime
 
 onnxruntime.disable_telemetry_events()
 onnxruntime.set_default_logger_severity(3)
+# One pool for the activations of all sessions: a pool never shrinks, and each layer's session would keep one as large as
+# its longest run (docs/decisions/0027).
+onnxruntime.create_and_register_allocator(
+    onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    ),
+    None,
+)
 
 # onnxruntime's exceptions share no base but Exception.
 ERRORS: tuple[type[Exception], ...] = (
@@ -94,6 +102,9 @@ class Session:
         options.intra_op_num_threads = threads or available_threads()
         # A pool that goes on spinning after its run takes the core from the next session and from the server itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # Not so the weights, which a model that is unloaded must give back.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         options.enable_mem_pattern = False  # patterns are kept per input shape, and shapes here never repeat for long
         options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
         try:
