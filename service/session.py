@@ -17,8 +17,8 @@ import onnxruntime
 
 onnxruntime.disable_telemetry_events()
 onnxruntime.set_default_logger_severity(3)
-# One pool for the activations of all sessions: a pool never shrinks, and each layer's session would keep one as large as
-# its longest run (docs/decisions/0027).
+# One pool for the activations of all sessions: a pool never shrinks, and each layer's session would keep one of its own
+# as large as its longest run (docs/decisions/0027).
 onnxruntime.create_and_register_allocator(
     onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
