@@ -1,7 +1,7 @@
 """What TransformerLens's hooks hold in a small pre-norm model, and its weights in our names, written into a folder.
 
-block.json and weights.safetensors are for source `glassblock`: [in, out], heads side by side. hooks.npz has each hook of
-each block, without the batch's axis.
+block.json and weights.safetensors are for source `glassblock`: [in, out], heads side by side. hooks.npz has each hook
+of each block, without the batch's axis.
 """
 
 import json
