@@ -1,5 +1,6 @@
-"""What a long sequence's maps cost in memory: one layer's at a time, and no pool of its own for each layer's graph."""
+"""What looking inside costs in memory: a second copy of the weights, and one layer's maps at a time."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.server import Server, link_models, running
-from tests.service.inference import framed
+from tests.service.inference import framed_states
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 LENGTH = 2048
@@ -26,12 +27,7 @@ def peak_mib(minilm: Path, folder: Path, model: str, address: str) -> float:
     """How far a fresh server's memory rises over what it has once it is ready, in two requests of LENGTH positions."""
     folder.mkdir()
     rows = np.random.default_rng(0).standard_normal((1, LENGTH, 384)).astype(np.float32)
-    states = {"name": "hidden_states", "shape": rows.shape, "datatype": "FP32"}
-    request = {
-        "inputs": [{**states, "parameters": {"binary_data_size": rows.nbytes}}],
-        "outputs": [{"name": address, "parameters": {"binary_data": True}}],
-    }
-    body, headers = framed(request, rows.tobytes())
+    body, headers = framed_states(rows, address)
     with running(link_models(folder / "models", {"minilm": minilm}), folder, layer_graphs="eager") as server:
         ready = memory_mib(server, "VmRSS")
         Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # VmHWM begins anew
@@ -48,3 +44,23 @@ def test_entropies_of_every_layer_take_one_layers_map_beside_the_lean_run(
     assert lean > 2 * MAP_MIB  # the lean run has maps too, of one layer at a time
     inside = peak_mib(artifact("minilm"), tmp_path / "inside", "minilm.probes", "layers.*.attention_weights|entropy")
     assert inside <= lean + MAP_MIB + SLACK_MIB
+
+
+def ready_mib(minilm: Path, folder: Path, layer_graphs: str) -> float:
+    """The memory of a fresh server that has answered one request for the inside, or refused it."""
+    folder.mkdir()
+    models = link_models(folder / "models", {"minilm": minilm})
+    with running(models, folder, layer_graphs=layer_graphs) as server, server.client() as client:
+        client.post("/v1/models/minilm/forward", json={"text": "Yes.", "outputs": ["attention_weights"]})
+        return memory_mib(server, "VmRSS")
+
+
+def test_the_layers_graphs_cost_less_than_the_banner_says_and_the_same_however_they_are_loaded(
+    artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    minilm = artifact("minilm")
+    off, lazy, eager = (ready_mib(minilm, tmp_path / when, when) for when in ("off", "lazy", "eager"))
+    said = re.search(r"loaded, \+(\d+) MiB", (tmp_path / "eager" / "stderr").read_text())
+    assert said
+    assert 20 < eager - off < int(said[1])
+    assert abs(eager - lazy) < 20
