@@ -19,7 +19,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-refusals openapi image clean
+.PHONY: install check test test-long test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -82,6 +82,9 @@ bench: install  ## Latency, throughput and cost against raw session.run; SECONDS
 
 bench-peers: install  ## The same beside other servers, into docs/benchmarks.md; PEERS="naive litserve" picks
 	$(BIN)/python -m load_tests.bench_peers $(LENGTH) $(if $(PEERS),--peers $(PEERS))
+
+bench-probes: install  ## A run that gives attention weights of 512 positions: at most 1.3 times the lean one
+	$(BIN)/python -m pytest -m bench -s tests/service/test_probe_cost.py
 
 bench-refusals: install  ## The server's CPU for a refusal at the door: at most 100 µs, the wire's own left out
 	$(BIN)/python -m pytest -m bench -s tests/service/test_refusal_cost.py

@@ -81,6 +81,8 @@ def name_of(address: str) -> str:
 
 
 def _expand_one(address: str, spec: ModelSpec, place: str) -> list[tuple[str, View]]:
+    if len(address) <= MAX_ADDRESS_CHARACTERS and name_of(address) == address:
+        return [(name, View(output)) for name, output in _find(address, spec, place)]
     match = _PARTS.fullmatch(address) if len(address) <= MAX_ADDRESS_CHARACTERS else None
     if match is None and "[" in address[:MAX_ADDRESS_CHARACTERS]:
         message = "expected NAME[ITEMS], and behind it perhaps |REDUCTION"

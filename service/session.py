@@ -98,9 +98,7 @@ class Session:
         options.intra_op_num_threads = threads or available_threads()
         # A pool that goes on spinning after its run takes the core from the next session and from the server itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.enable_cpu_mem_arena = (
-            False  # each session would keep the memory of its largest run: docs/decisions/0025
-        )
+        options.enable_cpu_mem_arena = False  # it would keep the memory of its largest run: docs/decisions/0025
         options.enable_mem_pattern = False  # patterns are kept per input shape, and shapes here never repeat for long
         options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
         try:

@@ -6,7 +6,7 @@ from service.cut import view_bytes
 from service.errors import IllegalRequestError, SwitchedOffError
 from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.settings import Settings
-from service.tensors import BlockRequest, Tensors
+from service.tensors import BlockRequest, Tensors, View
 
 
 def weigh_positions(tensors: Tensors, settings: Settings) -> None:
@@ -37,18 +37,28 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded
 
 def _answer_bytes(request: BlockRequest, spec: ModelSpec, *, padded: bool) -> int:
     """By powers of the length, or for each length once, so that many sequences and outputs are weighed in no time."""
-    powers, size, counted = Counter[int](), 0, Counter(request.lengths)
-    for view, keys in Counter(request.views).items():
-        tensor = spec.tensor(view.output)
+    powers: dict[int, int] = {}
+    parts: list[View] = []
+    for view in request.views:
         if view.cut or view.reduction:
-            size += keys * view_bytes(view, tensor, counted, padded=padded)
+            parts.append(view)
         else:
-            elements, power = tensor.growth
-            powers[power] += keys * elements
+            elements, power = spec.tensor(view.output).growth
+            powers[power] = powers.get(power, 0) + elements
     lengths = (max(request.lengths),) * len(request.lengths) if padded else request.lengths
+    size = _parts_bytes(parts, request.lengths, spec, padded=padded) if parts else 0
     for power, elements in powers.items():
         size += 4 * elements * sum([length**power for length in lengths])
     return size
+
+
+def _parts_bytes(parts: list[View], lengths: tuple[int, ...], spec: ModelSpec, *, padded: bool) -> int:
+    """Of views that are cut or reduced."""
+    counted = Counter(lengths)
+    return sum(
+        keys * view_bytes(view, spec.tensor(view.output), counted, padded=padded)
+        for view, keys in Counter(parts).items()
+    )
 
 
 def _weigh(what: str, weight: int, limit: int, code: str) -> None:

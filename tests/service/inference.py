@@ -43,6 +43,13 @@ def framed(request: dict[str, Any], *tensors: bytes) -> tuple[bytes, dict[str, s
     return b"".join((head, *tensors)), {HEADER: str(len(head))}
 
 
+def framed_states(rows: NDArray[np.float32], *addresses: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a request with hidden states as bytes, for these outputs as bytes."""
+    states = binary("hidden_states", rows.tobytes(), list(rows.shape), "FP32")
+    outputs = [{"name": address, "parameters": {"binary_data": True}} for address in addresses]
+    return framed({"inputs": [states], "outputs": outputs}, rows.tobytes())
+
+
 def ask(client: httpx.Client, *inputs: dict[str, Any], model: str = "tiny", **fields: Any) -> httpx.Response:
     """Asks in JSON."""
     return client.post(f"/v2/models/{model}/infer", content=orjson.dumps({"inputs": inputs} | fields))
