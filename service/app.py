@@ -21,6 +21,7 @@ from service.codec.inference import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle
+from service.memory import trim
 from service.places import Places
 from service.queue import Load
 from service.repository import Model, Repository, find_versions, load_model, read_specs
@@ -171,7 +172,9 @@ def load_models(settings: Settings, on_death: Callable[[], None], name: str | No
     """
     with _readable():
         folders = [folder for folder in find_versions(settings.models) if name in {None, folder.parent.name}]
-        return [load_model(folder, settings, on_death) for folder in folders]
+        models = [load_model(folder, settings, on_death) for folder in folders]
+    trim()  # the files' bytes
+    return models
 
 
 def read_fitting(settings: Settings, say: Callable[[str], None]) -> Settings:

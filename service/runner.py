@@ -15,7 +15,7 @@ from service.cost import Cost, measure
 from service.cut import view_bytes
 from service.errors import StartError, UnavailableError
 from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec, TensorSpec
-from service.memory import Held, one_large
+from service.memory import Held, one_large, trim
 from service.padding import choose, pad, unpad
 from service.reduction import Rollout
 from service.session import Session, Stop
@@ -65,6 +65,7 @@ class Runner:
         """Loads these layers' graphs, where they are not loaded yet."""
         if missing := [layer for layer in layers if layer not in self._layers]:
             self._layers |= self._load_layers(missing)
+            trim()  # the files' bytes
 
     def warm_up(self, most_tokens: int) -> None:
         """Runs model.onnx on a few shapes, and learns which batches pay.
