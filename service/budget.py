@@ -13,6 +13,7 @@ from service.settings import Settings
 LARGE_RUN_BYTES = 64 * 2**20  # of a run's activations, beyond which there is one such run at a time
 # Measured (docs/decisions/0025): tensors of a layer that are there at once, and what the process takes beside models.
 _MAPS, _WIDTHS, _INNER_WIDTHS = 3, 6, 3
+_PIECES = 2  # times that: a pool in which blocks of many sizes come and go is never filled
 _PROCESS_BYTES = 160 * 2**20
 _MODEL_BYTES = 16 * 2**20  # of a session's graph, threads and tokenizer
 _CELLS_FLOOR = 512**2  # of a head: the fit keeps sequences of 512 positions
@@ -27,7 +28,8 @@ class Budget:
         process: interpreter and libraries.
         weights: of every model, packed: once for model.onnx, once more for the layers' graphs.
         loading: while the largest model, or its layers, are loaded: the file's bytes, and a copy not packed yet.
-        runs: activations; of all models one large run, and one of `LARGE_RUN_BYTES` for each other model.
+        runs: activations; of all models one large run, and one of `LARGE_RUN_BYTES` for each other model; and what lies
+            unused between them.
         answers: arrays of runs, until they are written.
         bodies: requests' bytes and the tensors read from them.
         queued: hidden states that wait for a run.
@@ -75,7 +77,7 @@ def count(specs: Sequence[ModelSpec], settings: Settings) -> Budget:
         process=_PROCESS_BYTES,
         weights=sum(packed),
         loading=2 * max(files, default=0),
-        runs=sum(runs[:1]) + sum(min(run, LARGE_RUN_BYTES) for run in runs[1:]),
+        runs=_PIECES * (sum(runs[:1]) + sum(min(run, LARGE_RUN_BYTES) for run in runs[1:])),
         answers=max(settings.max_answers_bytes, settings.max_answer_bytes),
         bodies=2 * max(settings.max_bodies_bytes, settings.max_body_bytes),
         queued=4 * positions * max((spec.hidden_size for spec in specs), default=0),

@@ -64,7 +64,7 @@ def test_a_start_that_does_not_fit_says_what_takes_how_much_and_ends(
     done = start(link_models(tmp_path, {"tiny": artifact("tiny")}), max_memory_bytes=64 * MIB)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"glassblock-serve: expected \d+ MiB of memory at most to be within 64 MiB \(max_memory_bytes\): "
+        r"glassblock-serve: expected [\d,]+ MiB of memory at most to be within 64 MiB \(max_memory_bytes\): "
         r"process 160 MiB, (\w+ \d+ MiB(, |; )){6}lower max_body_bytes, max_bodies_bytes, max_answer_bytes, "
         r"max_queued_tokens or max_batch_tokens, serve fewer models, or set layer_graphs to off\n",
         done.stderr,
@@ -103,7 +103,7 @@ def test_a_model_that_does_not_fit_is_not_loaded_and_the_others_answer_on(tight:
     with tight.client() as client:
         refused = client.post("/v2/repository/models/minilm/load")
         assert (refused.status_code, refused.json()["code"]) == (503, "not_loaded")
-        assert re.match(r"expected \d+ MiB of memory at most to be within 440 MiB", refused.json()["error"])
+        assert re.match(r"expected [\d,]+ MiB of memory at most to be within 440 MiB", refused.json()["error"])
         answer = client.post("/v1/models/tiny/forward", json={"hidden_states": [[[0.5] * 8]]})
         assert answer.status_code == httpx.codes.OK
 
