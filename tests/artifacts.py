@@ -150,7 +150,10 @@ def store() -> Path:
         digest.update(version(package).encode())
     stores = ROOT / ".cache" / "test-artifacts"
     _forget_old(stores, keep=digest.hexdigest()[:16])
-    return stores / digest.hexdigest()[:16]
+    found = stores / digest.hexdigest()[:16]
+    if found.exists():
+        os.utime(found)  # it is in use
+    return found
 
 
 def _forget_old(stores: Path, keep: str) -> None:
