@@ -19,7 +19,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals openapi image clean
+.PHONY: install check test test-long test-oracles test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -48,6 +48,9 @@ test: install  ## The whole test suite but the long runs
 
 test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples
 	$(BIN)/python -m pytest -m "long or thorough or hypothesis" --hypothesis-profile thorough --timeout 600
+
+test-oracles: install  ## Our names and answers beside TransformerLens and bertviz, each with a PyTorch of its own
+	$(BIN)/python -m pytest -m oracles --timeout 900
 
 fuzz: install  ## schemathesis over our OpenAPI document and the protocol's, for MINUTES
 	$(BIN)/python -m tests.fuzzing $(MINUTES)

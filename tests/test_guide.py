@@ -37,7 +37,7 @@ def test_every_block_prints_what_is_shown_and_every_picture_is_made(
     assert all((GUIDE / name).stat().st_size <= MAX_PICTURE_BYTES for name in pictures)
 
 
-@pytest.mark.long
+@pytest.mark.oracles
 @pytest.mark.timeout(900)  # the first time, its packages and a PyTorch are installed
 def test_bertviz_takes_the_answer_as_it_is(server: Server) -> None:
     ((code, shown),) = blocks("python bertviz", server)

@@ -14,7 +14,7 @@ from tests.test_clients import CLIENTS, environment, run
 LAYERS = 2
 
 
-@pytest.mark.long
+@pytest.mark.oracles
 @pytest.mark.timeout(900)  # the first time, its packages and a PyTorch are installed
 def test_each_hook_holds_what_transformer_lens_has_there_with_the_same_axes(tmp_path: Path) -> None:
     python = environment(CLIENTS / "transformer_lens.txt")
