@@ -124,8 +124,9 @@ class Runner:
         batch, rows = pad(sequences), [_Row(row, sequence) for row, sequence in enumerate(sequences)]
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)
-        large = activations_bytes(self._spec, size, length) > LARGE_RUN_BYTES
-        with one_large(stop.is_told) if large else nullcontext():
+        with (
+            one_large(stop.is_told) if activations_bytes(self._spec, size, length) > LARGE_RUN_BYTES else nullcontext()
+        ):
             if depth is None:
                 self._give(rows, _FINAL, self._run_model(batch, stop))
             else:
@@ -205,9 +206,14 @@ class _Row:
     sequence: Sequence
     found: dict[View, Found] = field(default_factory=dict)
     rollout: Rollout = field(default_factory=Rollout)
+    _views: dict[Output, list[View]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for view in self.sequence.views:
+            self._views.setdefault(view.output, []).append(view)
 
     def views_of(self, output: Output) -> list[View]:
-        return [view for view in self.sequence.views if view.output == output]
+        return self._views.get(output, [])
 
     def cut(self, values: Float32Array, tensor: TensorSpec) -> Float32Array:
         return unpad(values, tensor, self.index, len(self.sequence))

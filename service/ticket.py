@@ -8,6 +8,8 @@ from service.manifest import FINAL_OUTPUT, ModelSpec
 from service.settings import Settings
 from service.tensors import BlockRequest, Tensors, View
 
+_LEAST_BYTES = 256  # that a part of a tensor is counted as: an array costs a microsecond and a hundred bytes by itself
+
 
 def weigh_positions(tensors: Tensors, settings: Settings) -> None:
     """The ticket's first part, before the check looks at each sequence: at a million of them, that takes seconds.
@@ -53,10 +55,10 @@ def _answer_bytes(request: BlockRequest, spec: ModelSpec, *, padded: bool) -> in
 
 
 def _parts_bytes(parts: list[View], lengths: tuple[int, ...], spec: ModelSpec, *, padded: bool) -> int:
-    """Of views that are cut or reduced."""
-    counted = Counter(lengths)
+    """Of views that are cut or reduced; an array of a single number is no lighter than one of `_LEAST_BYTES`."""
+    counted, least = Counter(lengths), _LEAST_BYTES * len(lengths)
     return sum(
-        keys * view_bytes(view, spec.tensor(view.output), counted, padded=padded)
+        keys * max(least, view_bytes(view, spec.tensor(view.output), counted, padded=padded))
         for view, keys in Counter(parts).items()
     )
 

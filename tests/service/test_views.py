@@ -227,3 +227,11 @@ def test_the_answers_limit_counts_what_is_left(server: Server, client: httpx.Cli
     small = [{"name": "attention_weights|top(1)", "parameters": {"binary_data": True}}]
     answer = ask(client, tensor("hidden_states", rows[:1]), model="minilm.probes", outputs=small)
     assert answer.status_code == httpx.codes.OK
+
+
+def test_very_many_single_numbers_are_refused_before_the_run(client: httpx.Client) -> None:
+    outputs = [f"block_output[0, {i}]" for i in range(384)]
+    body = orjson.dumps({"input_ids": [[1]] * 1_000, "outputs": outputs})
+    answer = post(client, body, "minilm")
+    message = "expected at most 67,108,864 bytes in the answer as float32, got 98,304,000"
+    assert_refused(answer, 422, "answer_too_large", "", message)
