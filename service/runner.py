@@ -103,9 +103,8 @@ class Runner:
         outputs = {view.output for view in wanted}
         if outputs == {_FINAL}:
             return None
-        if outputs & {_FINAL, _ROLLOUT}:
-            return len(self._spec.layers) - 1
-        return max(output.layer for output in outputs if output.layer is not None)
+        last = len(self._spec.layers) - 1
+        return max(last if output.layer is None else output.layer for output in outputs)
 
     def run(self, sequences: list[Sequence], stop: Stop | None = None) -> list[tuple[Found, ...]]:
         """Runs one batch.
@@ -124,9 +123,8 @@ class Runner:
         batch, rows = pad(sequences), [_Row(row, sequence) for row, sequence in enumerate(sequences)]
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)
-        with (
-            one_large(stop.is_told) if activations_bytes(self._spec, size, length) > LARGE_RUN_BYTES else nullcontext()
-        ):
+        large = activations_bytes(self._spec, size, length) > LARGE_RUN_BYTES
+        with one_large(stop.is_told) if large else nullcontext():
             if depth is None:
                 self._give(rows, _FINAL, self._run_model(batch, stop))
             else:
