@@ -125,3 +125,4 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
         return [await future for future in futures]
     finally:
         model.batcher.withdraw(futures)
+        sequences.clear()  # who takes from another holds all of them, and so itself
