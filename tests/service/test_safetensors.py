@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from service.codec.safetensors import MAX_HEADER_BYTES, decode, encode
+from service.codec.safetensors import decode, encode
+from service.codec.safetensors_header import MAX_HEADER_BYTES
 from service.errors import GlassblockError, IllegalRequestError, UnreadableError
 from service.tensors import BlockResult
 
