@@ -111,7 +111,7 @@ def _split(body: bytes) -> tuple[bytes, memoryview]:
 def _read_names(document: Any) -> dict[str, tuple[str, Any]]:
     """Place and value of each key, all known or ADDRESS.VERB, there once; what is a client's is not repeated."""
     found: dict[str, tuple[str, Any]] = {}
-    for index, (name, value) in enumerate(document.items()):
+    for index, name in enumerate(document.keys()):
         ours = name in _KNOWN
         if not ours and split_name(name) is None:
             hint = nearest(name, _KNOWN) or f"; the fields are {', '.join(_KNOWN)}, ADDRESS.scale, .add and .set"
@@ -122,7 +122,7 @@ def _read_names(document: Any) -> dict[str, tuple[str, Any]]:
             raise IllegalRequestError(message, code="duplicate_field", at="header" if ours else f"header[{index}]")
         if len(found) == MOST + len(_KNOWN):
             raise too_many("header")
-        found[name] = (name if ours else f"header[{index}]"), value
+        found[name] = (name if ours else f"header[{index}]"), document[name]
     return found
 
 

@@ -241,6 +241,7 @@ def test_what_breaks_the_format_is_unreadable(body: bytes, code: str, sentence: 
 
 
 TEN = '"dtype":"F32","shape":[1,1,2],"data_offsets":[0,8]'
+METADATA_FIELDS = "text, outputs, interventions, timeout_s, priority"
 NUMBERS = "expected 3 whole numbers (batch, sequence, hidden), got"
 ILLEGAL = {
     "an unknown tensor": (
@@ -343,12 +344,12 @@ ILLEGAL = {
     "an unknown field": (
         save({}, {"format": "pt"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
+        f"unknown field, number 1 of __metadata__; the fields are {METADATA_FIELDS} - at __metadata__",
     ),
     "a tensor in a field": (
         save({}, {"hidden_states": "[[[1]]]"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
+        f"unknown field, number 1 of __metadata__; the fields are {METADATA_FIELDS} - at __metadata__",
     ),
     "outputs of numbers": (
         save({}, {"outputs": "[1]"}),
