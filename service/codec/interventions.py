@@ -17,7 +17,7 @@ from service.tensors import Float32Array, Intervention
 
 MOST = 4096  # that `max_interventions` can be set to
 _NESTED = 8  # more than any tensor has axes
-_MOST_AXES = 1 + _NESTED  # the batch's, and a value's
+MOST_AXES = 1 + _NESTED  # the batch's, and a value's
 
 
 def read(value: Any) -> tuple[tuple[Intervention, ...], int | None]:
@@ -69,8 +69,8 @@ def check_shape(shape: Sequence[int], batch_size: int, place: str) -> None:
     Raises:
         IllegalRequestError: the first size is neither 1 nor the batch's, or there are more than any value has.
     """
-    if not 1 <= len(shape) <= _MOST_AXES:
-        message = f"expected a shape of 1 to {_MOST_AXES} sizes, got {len(shape)}"
+    if not 1 <= len(shape) <= MOST_AXES:
+        message = f"expected a shape of 1 to {MOST_AXES} sizes, got {len(shape)}"
         raise IllegalRequestError(message, code="wrong_shape", at=f"{place}.shape")
     if shape[0] not in {1, batch_size}:
         message = f"expected 1, for all sequences, or {batch_size}, one for each, got {shape[0]}"
