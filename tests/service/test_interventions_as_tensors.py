@@ -64,12 +64,9 @@ def nested(changes: Changes) -> Any:
     return objects if any(len(values) > 1 for values in changes.values()) else objects[0]
 
 
-def forward(client: httpx.Client, changes: Changes, rows: NDArray[np.float32] = ROWS) -> Outputs:
+def forward(client: httpx.Client, changes: Changes) -> Outputs:
     """What /v1 answers."""
-    sent = {"hidden_states": rows.tolist(), "outputs": OUTPUTS, "interventions": nested(changes)}
-    answer = post(client, json.dumps(sent).encode())
-    assert answer.status_code == httpx.codes.OK, answer.text
-    return {name: np.array(values, np.float32) for name, values in answer.json()["outputs"].items()}
+    return inference.forward(client, *OUTPUTS, masked=False, interventions=nested(changes))
 
 
 @pytest.fixture(scope="module", params=list(CHANGES.values()), ids=list(CHANGES))
@@ -171,9 +168,7 @@ def test_in_safetensors_those_of_the_metadata_and_of_tensors_add_up(unharmed: ht
 
 def test_safetensors_takes_from_another_sequence(unharmed: httpx.Client) -> None:
     patch = [{"layers.0.resid_mid[1]": {"set": {"from": 1}}}, None]
-    sent = {"hidden_states": ROWS.tolist(), "outputs": OUTPUTS, "interventions": patch}
-    answer = post(unharmed, json.dumps(sent).encode()).json()["outputs"]
-    expected = {name: np.array(values, np.float32) for name, values in answer.items()}
+    expected = inference.forward(unharmed, *OUTPUTS, masked=False, interventions=patch)
     assert_same(load_outputs(send(unharmed, {"hidden_states": ROWS}, interventions=patch)), expected)
 
 
