@@ -166,3 +166,5 @@ def test_the_service_and_the_schema_know_the_same_fields() -> None:
     assert (
         ours["$defs"]["LayerSpec"]["properties"].keys() == SCHEMA["properties"]["layers"]["items"]["properties"].keys()
     )
+    editable = SCHEMA["properties"]["layers"]["items"]["properties"]["editable"]
+    assert ours["$defs"]["EditableSpec"]["properties"].keys() == editable["properties"].keys()
