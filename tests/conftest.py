@@ -2,6 +2,7 @@
 
 import functools
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +26,10 @@ settings.load_profile("quick")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
-    """Files that need the same costly thing run in one process: the exporter's torch, or `server` with all models."""
+    """Files that need the same costly thing run in one process: the exporter's torch, or a `server` with all models.
+
+    Two processes have such a server: with one, its files would take longer than all the others together.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return _need(super()._split_scope(nodeid))
@@ -37,7 +41,9 @@ def _need(file: str) -> str:
         return "torch"
     text = (ROOT / file).read_text(encoding="utf-8")
     own = "running(" in text
-    return file if own or not re.search(r"\b(server: Server|client: httpx\.Client|unharmed:)", text) else "server"
+    if own or not re.search(r"\b(server: Server|client: httpx\.Client|unharmed:)", text):
+        return file
+    return f"server {zlib.crc32(file.encode()) % 2}"
 
 
 @pytest.hookimpl(optionalhook=True)
