@@ -16,6 +16,7 @@ import pytest
 from service import errors
 from service.manifest import ModelSpec
 from service.settings import describe
+from tests.artifacts import SERVED
 from tests.server import Server
 
 ROOT = Path(__file__).parent.parent
@@ -144,7 +145,9 @@ def names_of(schema: dict[str, Any]) -> set[str]:
     return {*own, *(name for one in inside for name in names_of(one))}
 
 
-@pytest.mark.parametrize("name", ["minilm", "minilm-2-5", "my-block", "causal-final-norm", "encoder-post-relu", "tiny"])
+@pytest.mark.parametrize(
+    "name", [*SERVED, *(pytest.param(name, marks=pytest.mark.long) for name in ("minilm-2-5", "causal-final-norm"))]
+)
 def test_a_manifest_is_valid_by_the_schema_and_read_by_the_service(artifact: Callable[[str], Path], name: str) -> None:
     data = (artifact(name) / "manifest.json").read_bytes()
     jsonschema.validate(json.loads(data), SCHEMA)

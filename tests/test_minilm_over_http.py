@@ -81,20 +81,3 @@ def test_input_ids_give_the_same_answer_as_their_text(client: httpx.Client) -> N
     by_text = client.post("/v1/models/minilm/forward", json={"text": SENTENCES}).json()
     assert by_ids["outputs"] == by_text["outputs"]
     assert "tokens" not in by_ids
-
-
-def test_the_range_2_to_5_as_a_model_of_its_own_is_the_middle_of_the_whole(server: Server) -> None:
-    with Client(server.url, "minilm") as whole, Client(server.url, "minilm-2-5") as middle:
-        cache = whole.run(SENTENCES, outputs=["layers.2.layer_input", "layers.4.layer_output", "layers.3.query"])
-        found, inner = middle.run_with_cache(cache["layers.2.layer_input"], ["layers.1.query"])
-    for row in range(len(SENTENCES)):
-        assert np.array_equal(found[row], cache["layers.4.layer_output"][row])
-        assert np.array_equal(inner["layers.1.query"][row], cache["layers.3.query"][row])
-
-
-def test_a_range_that_does_not_begin_at_layer_0_takes_no_text(client: httpx.Client) -> None:
-    response = client.post("/v1/models/minilm-2-5/forward", json={"text": "Yes."})
-    assert response.status_code == httpx.codes.UNPROCESSABLE_ENTITY
-    assert response.json()["error"] == (
-        "expected hidden_states: model minilm-2-5 has no text front, so it takes no text - at text"
-    )
