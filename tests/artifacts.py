@@ -1,6 +1,6 @@
 """Exported artifacts for every test: made by the real command on first use, kept until the exporter changes.
 
-`python -m tests.artifacts` makes what `make test` needs in two processes, faster than the tests that ask one by one.
+`python -m tests.artifacts` makes what `make test` needs, sooner than the tests that ask one by one.
 """
 
 import fcntl
@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -138,7 +139,7 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
 }
 
 # What the server has that most tests share, and so what `make test` needs; each is a trace of some seconds.
-SERVED = ("minilm", "tiny", "encoder-post-relu", "my-block", "head-256", "textbook-multi-head")
+SERVED = ("tiny", "minilm", "encoder-post-relu", "my-block", "head-256", "textbook-multi-head")
 
 
 @functools.cache
@@ -202,46 +203,50 @@ def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess
 
 
 def main() -> None:
-    """Makes the named artifacts in this process, which starts torch once for all; without names SERVED in two lanes."""
-    if len(sys.argv) > 1:
-        _keep_operators()
-        for name in sys.argv[1:]:
-            _make_here(name)
-        return
+    """Makes SERVED: one in this process, which starts torch for all, and the others in two forks of it."""
     names = [name for name in SERVED if not place_of(name).exists()]
-    command = [sys.executable, "-m", "tests.artifacts"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the other processor is the other lane's
-    lanes = [lane for lane in (names[:2], names[2:]) if lane]  # MiniLM is as long as three others
-    processes = [subprocess.Popen([*command, *lane], cwd=ROOT, env=environment) for lane in lanes]
-    codes = [process.wait() for process in processes]  # all of them: none is left running
-    if any(codes):
+    if not names:
+        return
+    _run_each_trace_sooner()
+    _make_here(names[:1])
+    fork = multiprocessing.get_context("fork")
+    lanes = [lane for lane in (names[1:2], names[2:]) if lane]  # MiniLM takes as long as four others
+    processes = [fork.Process(target=_make_here, args=(lane,)) for lane in lanes]
+    for process in processes:
+        process.start()
+    for process in processes:  # all of them: none is left running
+        process.join()
+    if any(process.exitcode for process in processes):
         sys.exit("an artifact could not be exported")
 
 
-def _keep_operators() -> None:
-    """Lets torch.onnx make its table of operators once: made anew for each trace, it takes a third of it."""
+def _run_each_trace_sooner() -> None:
+    """torch.onnx makes its table of operators anew for each trace, a third of it; threads of two lanes are too many."""
+    import torch
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+    torch.set_num_threads(1)
     made = functools.cache(ONNXRegistry.from_torchlib)
-    ONNXRegistry.from_torchlib = staticmethod(made)  # type: ignore[assignment,method-assign]
+    ONNXRegistry.from_torchlib = staticmethod(made)  # type: ignore[method-assign]
 
 
-def _make_here(name: str) -> None:
+def _make_here(names: list[str]) -> None:
     from export.__main__ import main as export_main
 
-    with _locked(name):
-        if place_of(name).exists():
-            return
-        os.chdir(MY_BLOCK)
-        sys.argv = ["glassblock-export", *_command(name)]
-        try:
-            with redirect_stdout(io.StringIO()):  # its tables; the steps on stderr stay
-                export_main()
-        except SystemExit as end:
-            if end.code:
-                raise
-    sys.stdout.write(f"exported {name} for the tests\n")
-    sys.stdout.flush()
+    os.chdir(MY_BLOCK)
+    for name in names:
+        with _locked(name):
+            if place_of(name).exists():
+                continue
+            sys.argv = ["glassblock-export", *_command(name)]
+            try:
+                with redirect_stdout(io.StringIO()):  # its tables; the steps on stderr stay
+                    export_main()
+            except SystemExit as end:
+                if end.code:
+                    raise
+        sys.stdout.write(f"exported {name} for the tests\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
