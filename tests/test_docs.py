@@ -3,8 +3,6 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from service import errors
 from service.manifest import ModelSpec
 from service.settings import describe
+from tests import forked
 from tests.artifacts import SERVED
 from tests.server import Server
 
@@ -86,10 +85,9 @@ def test_every_code_is_in_the_row_of_the_status_that_it_is_sent_with() -> None:
     assert [(status, code) for status, code in raised if code not in rows()[status]] == []
 
 
-def test_the_committed_document_is_the_servers_and_the_commands(server: Server) -> None:
+def test_the_committed_document_is_the_servers_and_the_commands(server: Server, tmp_path: Path) -> None:
     committed = (ROOT / "docs/openapi.json").read_text(encoding="utf-8")
-    printed = subprocess.run([sys.executable, "-m", "service", "openapi"], capture_output=True, text=True, check=True)
-    assert printed.stdout == committed, "make openapi"
+    assert forked.run(tmp_path, "openapi").stdout == committed, "make openapi"
     assert httpx.get(f"{server.url}/openapi.json").json() == json.loads(committed)
 
 

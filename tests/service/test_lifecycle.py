@@ -139,8 +139,9 @@ def test_a_log_that_nobody_reads_blocks_no_request_and_no_stop(models: Path, tmp
     os.mkfifo(tmp_path / "stdout")
     reader = os.open(tmp_path / "stdout", os.O_RDONLY | os.O_NONBLOCK)
     with running(models, tmp_path) as server, server.client() as client:
-        for _ in range(400):  # a pipe holds 64 KiB, a line has about 250 bytes
+        for _ in range(400):  # a pipe holds 64 KiB, a line has about 190 bytes
             assert client.get("/v1/models", timeout=5).status_code == 200
         assert client.get("/livez", timeout=5).status_code == 200
         assert server.stop(timeout_s=4) == 0
+    assert os.read(reader, 2**20).count(b"\n") < 400  # it was full
     os.close(reader)
