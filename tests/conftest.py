@@ -26,9 +26,9 @@ settings.load_profile("quick")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
-    """Files that need the same costly thing run in one process: the exporter's torch, or a `server` with all models.
+    """Files that need the same costly thing run in one process: torch, or a `server` with all models.
 
-    Two processes have such a server: with one, its files would take longer than all the others together.
+    Beside that of torch, two processes have such a server: with one, its files would take longer than all the others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -37,9 +37,9 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
 
 @functools.cache
 def _need(file: str) -> str:
-    if file.startswith("tests/export/"):
-        return "torch"
     text = (ROOT / file).read_text(encoding="utf-8")
+    if file.startswith("tests/export/") or re.search(r"\bimport torch\b", text):
+        return "torch"
     asked = re.search(r"^def test_\w+\([^)]*\b(server|client|unharmed):", text, re.MULTILINE)
     own = re.search(r"^def (server|client)\(", text, re.MULTILINE)
     return f"server {zlib.crc32(file.encode()) % 2}" if asked and not own else file

@@ -22,16 +22,23 @@ IT_TO_CAT = 0.712
 
 
 @functools.cache
-def oracle(sentence: str) -> dict[str, Any]:
-    """Tokens, hidden states and attention weights of every layer, from `transformers` eager in float32."""
-    import torch
+def reference() -> tuple[Any, Any]:
+    """Model and tokenizer of `transformers`, eager, in float32."""
     from transformers import AutoModel, AutoTokenizer
 
     from export.sources import minilm
 
     folder = minilm.folder(MINILM)
     model = AutoModel.from_pretrained(folder, attn_implementation="eager", local_files_only=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@functools.cache
+def oracle(sentence: str) -> dict[str, Any]:
+    """Tokens, hidden states and attention weights of every layer."""
+    import torch
+
+    model, tokenizer = reference()
     inputs = tokenizer(sentence, return_tensors="pt")
     with torch.no_grad():
         found = model(**inputs, output_hidden_states=True, output_attentions=True)
