@@ -11,7 +11,6 @@ from examples.client import Client
 from tests.server import Server
 from tests.test_minilm_over_http import SENTENCES, reference
 
-
 LAYERS, HEADS, HEAD_DIM = 6, 12, 32
 # Each probe: the module of a BertLayer that has it, whether it goes in or comes out, whether we split it into heads.
 HOOKED = {
