@@ -140,12 +140,13 @@ def _strings(value: Any) -> list[str]:
 
 
 def _timeout(value: Any) -> float | None:
-    _need(type(value) in (int, float) and value >= 0)
+    _need(type(value) is float or (type(value) is int and value < 2**64))
+    _need(value >= 0)
     return None if value == 0 else 86_400.0 if value > 86_400 else value
 
 
 def _priority(value: Any) -> int:
-    _need(type(value) is int and value >= 0)
+    _need(type(value) is int and 0 <= value < 2**64)
     return int(value)
 
 
