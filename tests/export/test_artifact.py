@@ -18,7 +18,7 @@ from export.proof import tolerance
 from tests import artifacts
 
 SCHEMA = json.loads((artifacts.ROOT / "docs" / "artifact.schema.json").read_text(encoding="utf-8"))
-ALL = ("tiny", "minilm", "my-block", "encoder-post-relu", "textbook-multi-head", "causal-final-norm", "head-256")
+ALL = (*artifacts.SERVED, pytest.param("causal-final-norm", marks=pytest.mark.long))
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -138,6 +138,7 @@ def test_my_block_is_served_with_its_own_names_and_equals_pytorch(artifact: Call
     assert np.all((np.abs(got - truth) <= tolerance(float(np.abs(plain - truth)[keep].max()), truth))[keep])
 
 
+@pytest.mark.long
 def test_a_layer_range_keeps_the_sources_numbers(artifact: Callable[[str], Path]) -> None:
     manifest = manifest_of(artifact("minilm-2-5"))
     assert manifest["source"]["layers"] == [2, 5]
