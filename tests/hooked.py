@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tests.artifacts import MINILM
+from tests.changes import VERBS, Change
 
 torch.set_num_threads(1)  # of so small tensors, more only wait for each other
 
 At = Callable[[str, Tensor], Tensor]  # a probe's name and its tensor [batch, ...] → what it is to be
-Cut = tuple[int | slice, ...]
 Tensors = dict[str, Tensor]
 
 
@@ -67,36 +67,6 @@ PRE_NORM_ENCODER = {name: POST_NORM_ENCODER[name] for name in POST_NORM_ENCODER 
 }
 
 
-class Change(NamedTuple):
-    """An intervention of one sequence.
-
-    Attributes:
-        address: without a cut.
-        cut: numpy's index.
-        verb: scale, add or set.
-        value: a number or an array that broadcasts to the cells; an int: the sequence whose same cells are taken.
-    """
-
-    address: str
-    cut: Cut
-    verb: str
-    value: NDArray[np.float32] | Tensor | float
-
-    def json(self) -> dict[str, Any]:
-        """As a client writes it."""
-        items = [
-            str(item) if isinstance(item, int) else ":".join("" if part is None else str(part) for part in parts(item))
-            for item in self.cut
-        ]
-        value = {"from": self.value} if isinstance(self.value, int) else np.asarray(self.value).tolist()
-        return {f"{self.address}[{','.join(items)}]": {self.verb: value}}
-
-
-def parts(item: slice) -> tuple[Any, Any, Any]:
-    """What stands between a slice's colons; the step always."""
-    return item.start, item.stop, item.step or 1
-
-
 def changing(changes: Sequence[Sequence[Change]], found: Tensors) -> At:
     """Applies the changes of each row of a batch, and keeps all that passes as it goes on.
 
@@ -106,7 +76,7 @@ def changing(changes: Sequence[Sequence[Change]], found: Tensors) -> At:
     def at(name: str, tensor: Tensor) -> Tensor:
         changed = tensor.clone()
         for row, mine in zip(changed, changes, strict=True):
-            here = {verb: [c for c in mine if (c.address, c.verb) == (name, verb)] for verb in ("scale", "add", "set")}
+            here = {verb: [c for c in mine if (c.address, c.verb) == (name, verb)] for verb in VERBS}
             for verb, ones in here.items():
                 for one in ones:
                     value = torch.as_tensor(one.value).to(row.dtype)
@@ -162,6 +132,35 @@ class Softmaxes(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         name, self._layer = f"layers.{self._layer}.attention_", self._layer + 1
         return self._at(f"{name}weights", func(self._at(f"{name}scores", args[0]), *args[1:], **kwargs))
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Within it, PyTorch's layers run as they are written, without the fused path of their own, and keep nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def run_encoder(
+    layer: nn.Module, places: Mapping[str, Place], hidden_states: Tensor, changes: Sequence[Sequence[Change]]
+) -> Tensors:
+    """What is at each place of an nn.TransformerEncoderLayer, changed row by row, and block_output.
+
+    Args:
+        layer: of the dtype of `hidden_states`.
+        places: of its probes.
+        hidden_states: [batch, sequence, hidden].
+        changes: of each row; an address begins with layers.0.
+    """
+    found: Tensors = {}
+    at = changing(changes, found)
+    with eager(), hooked(layer, places, lambda name, x: at(f"layers.0.{name}", x)):
+        return {"block_output": layer(hidden_states)} | found
 
 
 @cache

@@ -17,7 +17,7 @@ from service.intervention import read_interventions
 from service.manifest import ModelSpec, read_manifest
 from service.padding import unpad
 from service.tensors import Edit, Intervention, Output, Sequence
-from tests.service.test_cut import text_of
+from tests.changes import text_of
 
 SITES, VERBS = ("attention_scores", "query", "resid_mid"), ("scale", "add", "set", "from")
 Wish = tuple[str, tuple[Any, ...], str, NDArray[np.float32] | int]  # a site, numpy's index, a verb, a value
