@@ -20,11 +20,7 @@ Object.assign(SIGNS, { resid_mid: "+", ffn_pre_activation: "W₁", ffn_post_acti
 const measureOf = (address) => (address.endsWith("attention_scores") ? `${address}|max(key)` : `${address}|norm`);
 
 export class BlockDiagram {
-  /**
-   * @param {(addresses: string[]) => Promise<{tensors: object}>} ask runs the model
-   */
-  constructor(box, ask) {
-    Object.assign(this, { box, ask });
+  constructor(box) {
     this.hint = make("p", { class: "hint" });
     this.flow = make("div", { class: "flow" });
     this.detail = make("div", { class: "detail" });
@@ -35,7 +31,7 @@ export class BlockDiagram {
   /**
    * Shows a layer; asks for its measures only if they are not here.
    * @param {object[]} outputs of the model's description: {address, axes, shape}
-   * @param {{layer: number, head: number, query: number, names: string[], run: object}} at run: changes with every input
+   * @param {{ask: Function, layer: number, head: number, query: number, names: string[], run: object}} at the scene
    */
   async show(outputs, at, t) {
     Object.assign(this, { at, t });
@@ -44,7 +40,7 @@ export class BlockDiagram {
     if (this.run !== at.run || this.layer !== at.layer) {
       Object.assign(this, { run: at.run, layer: at.layer, measures: undefined });
       this.#draw();
-      const { tensors } = await this.ask(own.map(({ address }) => measureOf(address)));
+      const { tensors } = await at.ask(own.map(({ address }) => measureOf(address)));
       if (this.run !== at.run || this.layer !== at.layer) return;
       this.measures = tensors;
     }
@@ -107,7 +103,7 @@ export class BlockDiagram {
     const output = probes.get(open);
     const cut = output.axes[0] === "sequence" ? `[${at.query}]` : `[${at.head}, ${at.query}]`;
     const address = output.address + cut;
-    const { tensors } = await this.ask([address]);
+    const { tensors } = await at.ask([address]);
     if (this.at !== at || this.open !== open) return;
     const { data, shape } = tensors[address];
     const facts = [["least", extreme(data, Math.min)], ["mean", data.reduce((sum, x) => sum + x, 0) / data.length], ["most", extreme(data, Math.max)]];

@@ -5,7 +5,7 @@ import { $ } from "./elements.js";
 
 const LEAST_CELL = 2; // px
 const NAMED_CELL = 11; // px, from which on every row and column has its token written beside it
-const NUMBERED_CELL = 26; // px, from which on a cell has its value written in it
+const NUMBERED_CELL = 22; // px, from which on a cell has its value written in it
 const GUTTER = 72; // px
 const FONT = "system-ui, sans-serif";
 

@@ -4,6 +4,7 @@
 export const TOP = 16;
 const BROAD = 0.8; // of the largest entropy that a row can have
 const MOST = 0.5; // of the queries
+export const LABELS = ["previous", "next", "diagonal", "delimiter", "broad"];
 export const SORTS = ["layers", "sharp", "previous", "diagonal", "delimiter", "broad"];
 
 /** Where the tokens are that stand for no word: [CLS], <s>, <|end|>. */

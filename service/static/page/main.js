@@ -9,15 +9,17 @@ import { $, make, say } from "./elements.js";
 import { HeadGrid } from "./head_grid.js";
 import { drawScale, Heatmap } from "./heatmap.js";
 import { Input } from "./input.js";
-import { SORTS, specials } from "./labels.js";
+import { LABELS, SORTS, specials } from "./labels.js";
 import { Latency } from "./latency.js";
 import { look } from "./scene.js";
 import { fromHash, toHash } from "./state.js";
 import { words } from "./strings.js";
+import * as tabs from "./tabs.js";
 import { Tokens } from "./tokens.js";
+import { Tour } from "./tour.js";
 import { clear, watch } from "./trouble.js";
+import { interventionsOf, WhatIf } from "./what_if.js";
 
-const PANELS = ["arcs", "block", "what-if"];
 const state = fromHash(location.hash);
 let t = words(state.lang);
 let models = [];
@@ -31,7 +33,9 @@ const heatmap = new Heatmap($("heatmap"), { point, leave: () => hover(undefined)
 const grid = new HeadGrid($("grid"), chooseHead);
 const tokens = new Tokens($("tokens"), { pick, hover });
 const arcs = new Arcs($("panel-arcs"), { pick, hover });
-const block = new BlockDiagram($("panel-block"), ask);
+const block = new BlockDiagram($("panel-block"));
+const whatIf = new WhatIf($("panel-what-if"), { change, choose: chooseHead });
+const tour = new Tour($("tour"), () => ({ scene, description }), openPanel);
 
 async function start() {
   clear();
@@ -54,7 +58,8 @@ async function chooseModel() {
 async function run() {
   clear();
   document.body.classList.add("running");
-  const looked = await look(description, input.value, state, ask);
+  const given = input.value;
+  const looked = await look(description, given, state, asker(description.name, given));
   document.body.classList.remove("running");
   if (!looked) return; // a later run has begun
   scene = looked;
@@ -62,18 +67,18 @@ async function run() {
   tokens.show(scene.names);
   $("map").hidden = $("heads").hidden = !scene.maps;
   if (scene.maps) showHeads();
-  else openPanel("block");
   draw();
-  performance.mark("picture");
+  performance.measure("first picture", "answer");
+  tour.refresh(t);
   await scene.prefetch((layer, mapOf) => grid.refine(layer, mapOf, scene.size));
 }
 
-/** What the panels ask with: the model on the input of the scene, in its order of time the last for the latency strip. */
-async function ask(addresses, asked = scene?.input, interventions = undefined) {
-  const answer = await forward(state.model, asked, addresses, interventions);
+/** What the panels ask with: a model on an input. */
+const asker = (model, given) => async (addresses, interventions) => {
+  const answer = await forward(model, given, addresses, interventions);
   latency.add(answer.timings, t);
   return answer;
-}
+};
 
 function showHeads() {
   grid.show(scene.strongest, scene.measures, headName);
@@ -120,19 +125,15 @@ function drawRow() {
 }
 
 function drawPanel() {
-  const open = scene.maps ? state.panel : state.panel === "arcs" ? "block" : state.panel;
-  for (const name of PANELS) {
-    $(`tab-${name}`).setAttribute("aria-selected", name === open);
-    $(`tab-${name}`).tabIndex = name === open ? 0 : -1;
-    $(`panel-${name}`).classList.toggle("closed", name !== open);
-  }
-  if ($("panel-block").offsetParent) return block.show(description.outputs, scene, t);
+  tabs.mark(scene.maps ? state.panel : "block");
+  if (tabs.isShown("block")) block.show(description.outputs, { ...scene }, t);
+  if (tabs.isShown("what-if") && scene.maps) whatIf.show({ scene, state, layers: scene.measures.length }, t);
 }
 
 /** The request of what is in the picture. */
 function copied() {
   const outputs = [scene.maps ? `layers.${scene.layer}.attention_weights[${scene.head}]` : "block_output"];
-  return { model: state.model, input: scene.input, outputs };
+  return { model: description.name, input: scene.input, outputs, interventions: scene.maps && interventionsOf(state) };
 }
 
 async function chooseHead(layer, head) {
@@ -171,6 +172,13 @@ function point(query, key) {
   performance.measure("interaction", "chosen");
 }
 
+/** Another intervention: only the panel of what if shows it, beside the run as it is. */
+function change(patch) {
+  clear();
+  Object.assign(state, patch);
+  draw();
+}
+
 function openPanel(name) {
   state.panel = name;
   draw();
@@ -186,6 +194,8 @@ function speak() {
   latency.show(t);
   if (description) input.show(description, t);
   if (scene?.maps) grid.redraw(headName);
+  $("labels").replaceChildren(...LABELS.map((label) => make("li", { dataset: { label } }, t(label))));
+  tour.refresh(t);
   showState();
   draw();
 }
@@ -219,13 +229,8 @@ function listen() {
     grid.sort(state.sort);
     draw();
   });
-  for (const name of PANELS) $(`tab-${name}`).addEventListener("click", () => openPanel(name));
-  $("tabs").addEventListener("keydown", ({ key }) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
-    if (!step) return;
-    openPanel(PANELS[(PANELS.indexOf(state.panel) + step + PANELS.length) % PANELS.length]);
-    $(`tab-${state.panel}`).focus();
-  });
+  tabs.listen(openPanel);
+  $("start-tour").addEventListener("click", () => scene && tour.start(t));
   addEventListener("hashchange", () => {
     Object.assign(state, fromHash(location.hash));
     speak();

@@ -10,7 +10,7 @@ let looks = 0;
  * @param {object} description of the model, as /v1 gives it
  * @param {object} input
  * @param {object} state of which layer, head and query are read
- * @param {(addresses: string[], input: object) => Promise<object>} ask
+ * @param {(addresses: string[], interventions?: object) => Promise<object>} ask the model on this input
  * @returns {Promise<object | undefined>} the scene; undefined if another was asked for meanwhile
  */
 export async function look(description, input, state, ask) {
@@ -21,12 +21,12 @@ export async function look(description, input, state, ask) {
   const head = within(state.head, heads);
   const chosen = `layers.${layer}.attention_weights[${head}]`;
   const outputs = attention.flatMap(({ address, axes }) => [`${address}|top(${TOP})`, ...(axes[2] === "key" ? [`${address}|entropy`] : [])]);
-  const { tensors, tokens } = await ask(outputs.length ? [chosen, ...outputs] : ["block_output|norm"], input);
+  const { tensors, tokens } = await ask(outputs.length ? [chosen, ...outputs] : ["block_output|norm"]);
   if (turn !== looks) return undefined;
   performance.mark("answer");
   const size = tokens.length || input.shape[1];
   const names = tokens.length ? tokens : Array.from({ length: size }, (_, i) => String(i));
-  const scene = { input, names, size, layer, head, query: queryOf(state.query, tokens, size), run: {}, prefetch: async () => undefined };
+  const scene = { ask, input, names, size, layer, head, query: queryOf(state.query, tokens, size), run: {}, prefetch: async () => undefined };
   if (!attention.length) return scene;
   const strongest = attention.map(({ address }) => ({
     values: tensors[`${address}|top(${TOP}).values`],
@@ -34,7 +34,7 @@ export async function look(description, input, state, ask) {
   }));
   const causal = (l) => description.config?.layers[l]?.mask === "causal";
   const measures = attention.map(({ address }, l) => measure(strongest[l].indices, tensors[`${address}|entropy`], tokens, causal(l)));
-  const maps = new Maps((addresses) => ask(addresses, input), size, heads);
+  const maps = new Maps(ask, size, heads);
   maps.put(layer, head, tensors[chosen].data);
   const prefetch = async (come) => {
     for (let l = 0; maps.fits(attention.length) && l < attention.length && turn === looks; l++) {
