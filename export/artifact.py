@@ -13,10 +13,11 @@ from typing import Any
 
 from export import ExportError, onnx_file, parity, probes
 from export.golden import make_golden
+from export.parity_of_overrides import prove_overrides
 from export.place import Place, file_sha256
 from export.proof import Proof
-from export.sources import Source
-from export.trace import OPSET, Step
+from export.sources import Layer, Source
+from export.trace import OPSET, Step, editable_graph, layer_graph
 
 _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
@@ -34,6 +35,9 @@ def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool 
         if source.text:
             shutil.copyfile(source.text.tokenizer, folder / "text" / "tokenizer.json")
         proof = parity.prove(source, folder, step)
+        if source.config:
+            step("parity of overrides")
+            prove_overrides(source, folder, (folder / onnx_file.WEIGHTS).read_bytes(), proof)
         step("write")
         _write_json(folder / "manifest.json", _manifest(source, place, proof, folder))
         _sync(folder)
@@ -71,12 +75,17 @@ def _manifest(source: Source, place: Place, proof: Proof, folder: Path) -> dict[
 def _layers(source: Source) -> list[dict[str, Any]]:
     return [
         {
-            "graph": f"layers/{index}.onnx",
+            "graph": layer_graph(index),
             "source_layer": layer.source_layer,
             "outputs": [spec.to_dict() for spec in layer.outputs],
+            "editable": _editable(index, layer) if source.config else None,
         }
         for index, layer in enumerate(source.layers)
     ]
+
+
+def _editable(index: int, layer: Layer) -> dict[str, Any]:
+    return {"graph": editable_graph(index), "sites": [spec.name for spec in probes.sites(layer.outputs)]}
 
 
 def _text(source: Source) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from export.config import BlockConfig, Mask
 from export.linear import linear, matrix, vector
+from export.probes import At, computed
 
 # onnxruntime's CPU product splits sums longer than this in a way that depends on the padded length; chunks of this
 # size, added, make an answer the same to the last bit alone and in a batch (docs/decisions/0003-parity.md).
@@ -31,24 +32,28 @@ class Attention(nn.Module):
         self.b_O = vector(hidden, present=config.output_bias)
 
     def forward(
-        self, x: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+        self,
+        x: Float[Tensor, "batch sequence hidden"],
+        attention_mask: Int[Tensor, "batch sequence"],
+        at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
         """The probes query to attention_output of export/probes.py, in its order.
 
         Args:
             x: What W_Q, W_K and W_V see, float.
             attention_mask: int64, 1 = attend, 0 = this key is hidden from every query.
+            at: What each probe is to be, from its name and what was computed.
         """
-        query = self._split(linear(x, self.W_Q, self.b_Q))
-        key = self._split(linear(x, self.W_K, self.b_K))
-        value = self._split(linear(x, self.W_V, self.b_V))
+        query = at("query", self._split(linear(x, self.W_Q, self.b_Q)))
+        key = at("key", self._split(linear(x, self.W_K, self.b_K)))
+        value = at("value", self._split(linear(x, self.W_V, self.b_V)))
         allowed = visible(attention_mask, self.mask)
         scores = scaled_scores(query, key)
         # The dtype's minimum and not -inf: a row with nothing to attend to stays finite, and no NaN can arise.
-        scores = torch.where(allowed, scores, torch.finfo(scores.dtype).min)
+        scores = at("attention_scores", torch.where(allowed, scores, torch.finfo(scores.dtype).min))
         # After that softmax such a row is uniform; it must be all zero, as nothing was attended to.
-        weights = torch.where(allowed, torch.softmax(scores, dim=-1), 0.0)
-        context = (weights @ value.transpose(1, 2)).transpose(1, 2)
+        weights = at("attention_weights", torch.where(allowed, torch.softmax(scores, dim=-1), 0.0))
+        context = at("context", (weights @ value.transpose(1, 2)).transpose(1, 2))
         return {
             "query": query,
             "key": key,
@@ -56,7 +61,7 @@ class Attention(nn.Module):
             "attention_scores": scores,
             "attention_weights": weights,
             "context": context,
-            "attention_output": linear(context.flatten(2), self.W_O, self.b_O),
+            "attention_output": at("attention_output", linear(context.flatten(2), self.W_O, self.b_O)),
         }
 
     def _split(self, x: Float[Tensor, "batch sequence _"]) -> Float[Tensor, "batch sequence head _"]:

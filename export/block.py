@@ -7,6 +7,7 @@ from export.attention import Attention
 from export.config import BlockConfig, StackConfig
 from export.feed_forward import FeedForward
 from export.norm import make_norm
+from export.probes import At, computed
 
 
 class TransformerBlock(nn.Module):
@@ -24,21 +25,25 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+        self,
+        hidden_states: Float[Tensor, "batch sequence hidden"],
+        attention_mask: Int[Tensor, "batch sequence"],
+        at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
         """Every probe of export/probes.py, in its order; `layer_output` is the block's answer.
 
         Args:
             hidden_states: What enters the block, float32 (float64 when the block is, for the oracle).
             attention_mask: int64, 1 = attend, 0 = hidden as a key.
+            at: What each probe but `layer_input` is to be, from its name and what was computed; what follows sees it.
         """
-        attention_input = self.attention_norm(hidden_states) if self.pre else hidden_states
-        attention = self.attention(attention_input, attention_mask)
-        resid_mid = hidden_states + attention["attention_output"]
-        ffn_input = self.ffn_norm(resid_mid) if self.pre else self.attention_norm(resid_mid)
-        ffn = self.feed_forward(ffn_input)
+        attention_input = at("attention_input", self.attention_norm(hidden_states) if self.pre else hidden_states)
+        attention = self.attention(attention_input, attention_mask, at)
+        resid_mid = at("resid_mid", hidden_states + attention["attention_output"])
+        ffn_input = at("ffn_input", self.ffn_norm(resid_mid) if self.pre else self.attention_norm(resid_mid))
+        ffn = self.feed_forward(ffn_input, at)
         # Post-norm's residual stream is the normed one: its norm stands on the stream, not beside it.
-        resid_post = (resid_mid if self.pre else ffn_input) + ffn["ffn_output"]
+        resid_post = at("resid_post", (resid_mid if self.pre else ffn_input) + ffn["ffn_output"])
         return {
             "layer_input": hidden_states,
             "attention_input": attention_input,
@@ -47,7 +52,7 @@ class TransformerBlock(nn.Module):
             "ffn_input": ffn_input,
             **ffn,
             "resid_post": resid_post,
-            "layer_output": resid_post if self.pre else self.ffn_norm(resid_post),
+            "layer_output": at("layer_output", resid_post if self.pre else self.ffn_norm(resid_post)),
         }
 
 
@@ -81,8 +86,11 @@ class FinalLayer(nn.Module):
         self.final_norm = final_norm
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+        self,
+        hidden_states: Float[Tensor, "batch sequence hidden"],
+        attention_mask: Int[Tensor, "batch sequence"],
+        at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
-        """The block's probes in their order, then block_output [batch, sequence, hidden]."""
-        probes = self.block(hidden_states, attention_mask)
+        """The block's probes in their order, then block_output [batch, sequence, hidden]; arguments as the block's."""
+        probes = self.block(hidden_states, attention_mask, at)
         return {**probes, "block_output": self.final_norm(probes["layer_output"])}

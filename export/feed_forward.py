@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from export.config import Activation, BlockConfig
 from export.linear import linear, matrix, vector
+from export.probes import At, computed
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
@@ -28,12 +29,14 @@ class FeedForward(nn.Module):
         self.W_2 = matrix(intermediate, hidden)
         self.b_2 = vector(hidden, present=config.ffn_bias)
 
-    def forward(self, x: Float[Tensor, "batch sequence hidden"]) -> dict[str, Float[Tensor, "batch sequence _"]]:
+    def forward(
+        self, x: Float[Tensor, "batch sequence hidden"], at: At = computed
+    ) -> dict[str, Float[Tensor, "batch sequence _"]]:
         """The probes ffn_pre_activation and ffn_post_activation [batch, sequence, intermediate] and ffn_output."""
-        pre = linear(x, self.W_1, self.b_1)
-        post = self.activation(pre)
+        pre = at("ffn_pre_activation", linear(x, self.W_1, self.b_1))
+        post = at("ffn_post_activation", self.activation(pre))
         return {
             "ffn_pre_activation": pre,
             "ffn_post_activation": post,
-            "ffn_output": linear(post, self.W_2, self.b_2),
+            "ffn_output": at("ffn_output", linear(post, self.W_2, self.b_2)),
         }

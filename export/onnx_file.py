@@ -44,9 +44,9 @@ class _Table:
         self.digests: dict[tuple[int, int], str] = {}
 
     def move(self, graph: ir.Model) -> None:
-        """Moves a graph's float tensors of rank 1 and more into the file; scalars and integers stay inline."""
+        """Moves a graph's float tensors of rank 1 and more into the file; what is no weight stays inline."""
         for value in graph.graph.initializers.values():
-            if is_weight(value.const_value):
+            if is_weight(value.const_value) and not value.is_graph_input():
                 value.const_value = self._external(value.const_value, str(value.name))
 
     def _external(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:

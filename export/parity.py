@@ -15,7 +15,7 @@ from torch import nn
 from export import ExportError
 from export.batches import BATCHES, MIN_POSITIONS, Batch, make_masks, pad
 from export.onnx_file import WEIGHTS
-from export.probes import TensorSpec, stream
+from export.probes import At, TensorSpec, stream
 from export.proof import Accuracy, ParityError, Proof, tolerance
 from export.sources import Source, TextFront
 from export.trace import Step
@@ -207,10 +207,10 @@ def _clip(truth: Array) -> Array:
     return clipped
 
 
-def eager(module: nn.Module, hidden_states: torch.Tensor, attention_mask: Array) -> Tensors:
-    """A layer's answer by PyTorch, eager, as numpy arrays."""
+def eager(module: nn.Module, hidden_states: torch.Tensor, attention_mask: Array, *at: At) -> Tensors:
+    """A layer's answer by PyTorch, eager, as numpy arrays; `at` changes probes on the way."""
     with torch.inference_mode():
-        answer: Mapping[str, torch.Tensor] = module(hidden_states, torch.from_numpy(attention_mask))
+        answer: Mapping[str, torch.Tensor] = module(hidden_states, torch.from_numpy(attention_mask), *at)
     return {name: tensor.numpy() for name, tensor in answer.items()}
 
 
@@ -220,13 +220,14 @@ def open_graph(path: Path, data: bytes) -> Any:
     # Sessions with spinning threads of their own slow each other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_external_initializers_from_files_in_memory([WEIGHTS], [data], [len(data)])
+    options.log_severity_level = 3  # it warns of every optional input
     return onnxruntime.InferenceSession(
         path.read_bytes(), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(DISABLED_OPTIMIZERS)
     )
 
 
-def run_graph(session: Any, hidden_states: Array, attention_mask: Array) -> Tensors:
-    """All outputs of a graph, by name."""
+def run_graph(session: Any, hidden_states: Array, attention_mask: Array, more: Mapping[str, Array] = {}) -> Tensors:
+    """All outputs of a graph, by name; `more` are optional inputs."""
     names = [output.name for output in session.get_outputs()]
-    feeds = {"hidden_states": hidden_states, "attention_mask": attention_mask}
+    feeds = {"hidden_states": hidden_states, "attention_mask": attention_mask, **more}
     return dict(zip(names, session.run(names, feeds), strict=True))

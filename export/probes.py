@@ -1,11 +1,17 @@
-"""The tensors on the way through a block: their names, their axes, and other names they go by."""
+"""The tensors on the way through a block: their names, their axes, other names, and how one is changed on its way."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.config import BlockConfig, StackConfig
 
+if TYPE_CHECKING:  # its import takes seconds, and names need none of it
+    from torch import Tensor
+
 DYNAMIC_AXES = frozenset({"batch", "sequence", "query", "key"})
+
+At = Callable[[str, "Tensor"], "Tensor"]  # a probe's name and what was computed → what it is to be
 
 _STREAM = ("batch", "sequence", "hidden")
 _MAP = ("batch", "head", "query", "key")
@@ -41,9 +47,23 @@ class TensorSpec:
     axes: tuple[str, ...]
     shape: tuple[int, ...]
 
+    @property
+    def dynamic(self) -> dict[int, str]:
+        """The axes without a size of their own: batch, or sequence."""
+        return {
+            index: "batch" if axis == "batch" else "sequence"
+            for index, axis in enumerate(self.axes)
+            if axis in DYNAMIC_AXES
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The entry of the manifest."""
         return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes), "shape": list(self.shape)}
+
+
+def computed(_name: str, tensor: "Tensor") -> "Tensor":
+    """Every probe as it was computed: nothing is changed."""
+    return tensor
 
 
 def stream(name: str, hidden_size: int) -> TensorSpec:
@@ -78,6 +98,25 @@ def layer_outputs(config: StackConfig, layer: int) -> tuple[TensorSpec, ...]:
     if last and config.final_norm != "none":
         return (*probes, stream("block_output", config.hidden_size))
     return probes
+
+
+def sites(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Of a layer's outputs those that its editable graph lets one change, in the order of the data.
+
+    `layer_input` is what the graph is given, and `block_output` only what comes after `layer_output`.
+    """
+    return tuple(spec for spec in outputs if spec.name not in {"layer_input", "block_output"})
+
+
+def overrides(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The optional inputs of an editable graph.
+
+    `overridden`, bool [site], says which sites are not to be as computed, but as `override_NAME` has them, float32
+    shaped as the probe.
+    """
+    found = sites(outputs)
+    flags = TensorSpec("overridden", "bool", ("site",), (len(found),))
+    return (flags, *(TensorSpec(f"override_{spec.name}", spec.dtype, spec.axes, spec.shape) for spec in found))
 
 
 def aliases(config: StackConfig | None) -> dict[str, str]:

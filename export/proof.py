@@ -36,12 +36,14 @@ class Proof:
         outputs: By full name, block_output and layers.{i}.{probe}.
         padded_equals_alone: Every padded answer was bit-equal to the same sequence alone.
         layers_equal_model: The chain of layers was bit-equal to model.onnx.
+        overridden_sites: Probes that were overridden, one after another, and went on as in PyTorch.
     """
 
     cases: int
     outputs: dict[str, Accuracy] = field(default_factory=dict)
     padded_equals_alone: bool = True
     layers_equal_model: bool = True
+    overridden_sites: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's `parity`."""
@@ -51,6 +53,7 @@ class Proof:
             "cases": self.cases,
             "padded_equals_alone": self.padded_equals_alone,
             "layers_equal_model": self.layers_equal_model,
+            "overridden_sites": self.overridden_sites,
             "outputs": {
                 name: {"max_error": found.max_error, "eager_float32_max_error": found.eager_float32_max_error}
                 for name, found in self.outputs.items()

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from export import ExportError
 from export.chain import chain_layers, is_weight
 from export.config import BlockConfig
-from export.probes import DYNAMIC_AXES, TensorSpec, inputs, stream
-from export.sources import Source
+from export.editable import Editable, finish, plain
+from export.probes import TensorSpec, inputs, overrides, sites, stream
+from export.sources import Layer, Source
 
 OPSET = 20  # the first with Gelu, and old enough for every onnxruntime in use
 
@@ -48,10 +50,9 @@ def trace_graphs(source: Source, step: Step) -> dict[str, ir.Model]:
     graphs: dict[str, ir.Model] = {}
     for index, layer in enumerate(source.layers):
         step(f"trace layer {index + 1}/{len(source.layers)}")
-        config = source.config.layers[index] if source.config else None
-        graphs[f"layers/{index}.onnx"] = tracer(layer.module, takes, layer.outputs, layer.prefix, config)
+        graphs |= tracer(index, layer)
     step("chain the layers")
-    graphs["model.onnx"] = chain_layers(list(graphs.values()))
+    graphs["model.onnx"] = chain_layers([graphs[layer_graph(index)] for index in range(len(source.layers))])
     _hold_to_contract(graphs["model.onnx"], takes, (stream("block_output", source.hidden_size),))
     if source.text:
         step("trace text front")
@@ -62,7 +63,7 @@ def trace_graphs(source: Source, step: Step) -> dict[str, ir.Model]:
 
 
 class _Tracer:
-    """Traces modules; our own blocks once for each config, with weights filled in by name.
+    """Traces layers; our own blocks once for each config, with weights filled in by name.
 
     torch merges parameters that happen to be equal (two norms of ones) under one of their names. So our own modules
     are traced with weights of which no two are equal, and get their true ones after: every name survives, and layers
@@ -70,23 +71,37 @@ class _Tracer:
     """
 
     def __init__(self, source: Source) -> None:
-        self._own = source.config is not None
+        self._config = source.config
+        self._takes = inputs(source.hidden_size)
         self._longest = source.max_sequence_length
-        self._traced: dict[tuple[BlockConfig | None, tuple[TensorSpec, ...]], ir.Model] = {}
+        self._traced: dict[tuple[BlockConfig, tuple[TensorSpec, ...]], ir.Model] = {}
 
-    def __call__(
-        self,
-        module: nn.Module,
-        takes: Sequence[TensorSpec],
-        gives: tuple[TensorSpec, ...],
-        prefix: str,
-        config: BlockConfig | None,
-    ) -> ir.Model:
-        if not self._own:
-            return _trace(module, takes, gives, prefix, self._longest)
-        if (config, gives) not in self._traced:
-            self._traced[config, gives] = _trace(_twin(module), takes, gives, "", self._longest)
-        return _fill(self._traced[config, gives].clone(), module, prefix)
+    def __call__(self, index: int, layer: Layer) -> dict[str, ir.Model]:
+        """A layer's graphs by their path: its own, and for our own blocks the editable one."""
+        if self._config is None:
+            traced = _trace(layer.module, self._takes, layer.outputs, layer.prefix, self._longest)
+            return {layer_graph(index): traced}
+        key = self._config.layers[index], layer.outputs
+        if key not in self._traced:
+            module = Editable(_twin(layer.module), sites(layer.outputs))
+            flags = overrides(layer.outputs)[0]
+            self._traced[key] = _trace(module, (*self._takes, flags), layer.outputs, "", self._longest)
+        editable = _fill(self._traced[key].clone(), layer.module, layer.prefix)
+        own = plain(editable)
+        finish(editable)
+        _hold_to_contract(own, self._takes, layer.outputs)
+        _hold_to_contract(editable, (*self._takes, *overrides(layer.outputs)), layer.outputs)
+        return {layer_graph(index): own, editable_graph(index): editable}
+
+
+def layer_graph(index: int) -> str:
+    """Where a layer's graph is, from the version folder."""
+    return f"layers/{index}.onnx"
+
+
+def editable_graph(index: int) -> str:
+    """Where its editable graph is."""
+    return f"layers/{index}.editable.onnx"
 
 
 def _twin(module: nn.Module) -> nn.Module:
@@ -109,8 +124,8 @@ def _fill(graph: ir.Model, module: nn.Module, prefix: str) -> ir.Model:
 
 
 def _short(name: str) -> str:
-    # One wrapper of this file, and at most one of a source, stand around a module.
-    return name.removeprefix("inner.").removeprefix("block.")
+    # A wrapper of this file, the editable one, and at most one of a source stand around a module.
+    return name.removeprefix("inner.").removeprefix("block.").removeprefix("block.")
 
 
 def _full(name: str, prefix: str) -> str:
@@ -137,7 +152,7 @@ def _trace(
                 input_names=[spec.name for spec in takes],
                 output_names=names,
                 # One entry, because the wrapper takes its tensors as *tensors.
-                dynamic_shapes=(tuple({0: batch, 1: sequence} for _ in takes),),
+                dynamic_shapes=(tuple(_dynamic(spec, batch, sequence) for spec in takes),),
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -150,14 +165,18 @@ def _trace(
     return graph
 
 
+def _dynamic(spec: TensorSpec, batch: Any, sequence: Any) -> dict[int, Any]:
+    return {index: batch if axis == "batch" else sequence for index, axis in spec.dynamic.items()}
+
+
 def example(spec: TensorSpec, batch: int, sequence: int) -> Tensor:
     """A small input for tracing: sizes of at least 2 and different, as torch.export takes 1 and equal ones as facts."""
     shape = [
         batch if axis == "batch" else sequence if size < 0 else size
         for axis, size in zip(spec.axes, spec.shape, strict=True)
     ]
-    if spec.dtype == "int64":
-        return torch.ones(shape, dtype=torch.int64)
+    if spec.dtype != "float32":
+        return torch.ones(shape, dtype=getattr(torch, spec.dtype))
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -225,10 +244,4 @@ def _hold_values(values: Sequence[ir.Value], specs: Sequence[TensorSpec]) -> Non
                 f"the traced graph gives {value.name} as {dtype.lower()} {got}, expected {spec.name} as {spec.dtype} "
                 f"{list(spec.shape)} (-1 is batch or length): something in the module fixes a size"
             )
-        value.shape = ir.Shape(_dim(axis, size) for axis, size in zip(spec.axes, spec.shape, strict=True))
-
-
-def _dim(axis: str, size: int) -> int | str:
-    if axis in DYNAMIC_AXES:
-        return "batch" if axis == "batch" else "sequence"
-    return size
+        value.shape = ir.Shape(spec.dynamic.get(index, size) for index, size in enumerate(spec.shape))

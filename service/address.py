@@ -75,6 +75,18 @@ def expand(addresses: Iterable[str], spec: ModelSpec, max_outputs: int, lengths:
     return found
 
 
+def find_cells(address: str, spec: ModelSpec, place: str) -> list[View]:
+    """The cells that an address without a reduction stands for, of each of its tensors.
+
+    Raises:
+        IllegalRequestError: as `expand`, or there is a reduction.
+    """
+    views = [view for _, view in _expand_one(address, spec, place)]
+    if any(view.reduction for view in views):
+        raise IllegalRequestError("expected cells to change: no reduction", code="wrong_reduction", at=place)
+    return views
+
+
 def name_of(address: str) -> str:
     """An address without cut and reduction."""
     return address.partition("|")[0].partition("[")[0]

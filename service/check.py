@@ -9,12 +9,17 @@ import numpy as np
 
 from service.address import expand
 from service.errors import IllegalRequestError
+from service.intervention import read_interventions
 from service.manifest import FINAL_OUTPUT, ModelSpec
-from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Float32Array, Int64Array, Tensors
+from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Edit, Float32Array, Int64Array, Tensors
 
 
 def check(
-    tensors: Tensors, spec: ModelSpec, max_outputs: int, tokens: tuple[tuple[str, ...], ...] | None = None
+    tensors: Tensors,
+    spec: ModelSpec,
+    max_outputs: int,
+    max_interventions: int,
+    tokens: tuple[tuple[str, ...], ...] | None = None,
 ) -> BlockRequest:
     """Holds a decoded request against a model.
 
@@ -22,6 +27,7 @@ def check(
         tensors: decoded; text has become `input_ids` already.
         spec: the model.
         max_outputs: tensors that one request may name.
+        max_interventions: tensors that one request may change.
         tokens: the tokens of each sequence, for text.
 
     Raises:
@@ -38,6 +44,12 @@ def check(
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
     named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs, lengths)
+    edits: tuple[tuple[Edit, ...], ...] = ()
+    if tensors.intervention_lists not in {None, len(lengths)}:
+        message = f"expected an object or null for each of {len(lengths)} sequences, got {tensors.intervention_lists}"
+        raise IllegalRequestError(message, code="wrong_shape", at="interventions")
+    if tensors.interventions:
+        edits = read_interventions(tensors.interventions, spec, lengths, max_interventions)
     return BlockRequest(
         lengths,
         hidden_states,
@@ -48,6 +60,7 @@ def check(
         tokens=tokens,
         timeout_s=tensors.timeout_s,
         priority=tensors.priority or DEFAULT_PRIORITY,
+        edits=edits,
     )
 
 

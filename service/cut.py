@@ -102,8 +102,8 @@ def _read_count(text: str, place: str) -> int:
     return int(text)
 
 
-def check_lengths(view: View, tensor: TensorSpec, lengths: Sequence[int], place: str) -> None:
-    """Holds a cut against sequences of these lengths.
+def check_lengths(view: View, tensor: TensorSpec, lengths: Sequence[int], place: str, first: int = 0) -> None:
+    """Holds a cut against sequences of these lengths, of which the first is sequence `first`.
 
     Raises:
         IllegalRequestError: an index is outside one of them, or the cut leaves nothing to take a mean or a maximum of.
@@ -111,14 +111,14 @@ def check_lengths(view: View, tensor: TensorSpec, lengths: Sequence[int], place:
     for axis, item in zip(tensor.axes[1:], view.cut, strict=True):
         if isinstance(item, int) and axis in SEQUENCE_AXES and not -min(lengths) <= item < min(lengths):
             number = next(i for i, length in enumerate(lengths) if not -length <= item < length)
-            raise _out_of_range(lengths[number], axis, f" in sequence {number}", place)
+            raise _out_of_range(lengths[number], axis, f" in sequence {first + number}", place)
     if view.reduction is not None and view.reduction.name in {"mean", "max"}:
         distinct = list(dict.fromkeys(lengths))
         sizes = cut_sizes(tensor, view.cut, distinct)[view.reduction.axis]
         if not sizes.all():
             number = lengths.index(distinct[int((sizes == 0).argmax())])
             message = f"expected something to take the {view.reduction.name} of, but the cut leaves nothing"
-            raise _wrong_reduction(f"{message} in sequence {number}", place)
+            raise _wrong_reduction(f"{message} in sequence {first + number}", place)
 
 
 def axes_left(tensor: TensorSpec, cut: Cut) -> list[str]:

@@ -48,12 +48,41 @@ class TensorSpec(_Strict):
 _ROLLOUT = TensorSpec(name=ROLLOUT, dtype="float32", axes=["batch", "query", "key"], shape=[-1, -1, -1])
 
 
+class EditableSpec(_Strict):
+    """A layer's graph in which probes can be overridden, by `overridden` (bool [site]) and `override_NAME`."""
+
+    graph: Annotated[str, Field(pattern=r"^layers/[0-9]+\.editable\.onnx$")]
+    sites: list[str]
+
+    @property
+    def optional_inputs(self) -> list[str]:
+        """The graph's, in order."""
+        return ["overridden", *(f"override_{site}" for site in self.sites)]
+
+
 class LayerSpec(_Strict):
-    """One instrumented layer: its graph and the graph's outputs in order."""
+    """One instrumented layer: its graph and the graph's outputs in order; the editable graph, if it can be changed."""
 
     graph: Annotated[str, Field(pattern=r"^layers/[0-9]+\.onnx$")]
     source_layer: int
     outputs: list[TensorSpec]
+    editable: EditableSpec | None = None
+
+    @model_validator(mode="after")
+    def _check_sites(self) -> Self:
+        if self.editable and not {*self.editable.sites} <= {t.name for t in self.outputs} - {"layer_input"}:
+            raise ValueError("a site of the editable graph is none of its outputs")
+        return self
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The files of its graphs."""
+        return (self.graph, self.editable.graph) if self.editable else (self.graph,)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The probes that can be changed, in the order of the data."""
+        return ("layer_input", *self.editable.sites) if self.editable else ()
 
 
 class TextSpec(_Strict):
@@ -153,7 +182,7 @@ class ModelSpec(_Strict):
             raise ValueError(f"inputs and outputs are not those of a block of hidden_size {self.hidden_size}")
         if len(self.golden.request.hidden_states[0][0]) != self.hidden_size:
             raise ValueError(f"the golden request is not of hidden_size {self.hidden_size}")
-        if [layer.graph for layer in self.layers] != [f"layers/{i}.onnx" for i in range(len(self.layers))]:
+        if any(graph.split(".")[0] != f"layers/{i}" for i, layer in enumerate(self.layers) for graph in layer.graphs):
             raise ValueError("the layers' graphs are not layers/0.onnx, layers/1.onnx and so on")
         if any("layer_output" not in probes for probes in self.probes[:-1]):
             raise ValueError("a layer before the last has no layer_output")

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from service.check import check, check_inputs
@@ -95,7 +96,7 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
         tensors = tensors._replace(text=None, input_ids=ids)
     weigh_positions(tensors, settings)
-    return check(tensors, model.spec, settings.max_outputs, tokens)
+    return check(tensors, model.spec, settings.max_outputs, settings.max_interventions, tokens)
 
 
 async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Found, ...]]]:
@@ -111,8 +112,11 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
         hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids, request.attention_mask)
     wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
-    sequences = [Sequence(values, mask, wanted) for values, mask in pairs]
-    kind = model.runner.depth(wanted)
+    sequences: list[Sequence] = []
+    for (values, mask), edits in zip(pairs, request.edits or repeat(()), strict=False):
+        sequences.append(Sequence(values, mask, wanted, edits, sequences if request.takes else ()))
+    depth = model.runner.depth(wanted, edited=any(request.edits))
+    kind = (depth, id(sequences)) if request.takes else depth  # who takes from another shares no batch with others
     futures = [
         model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s)
         for sequence in sequences

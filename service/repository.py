@@ -129,12 +129,14 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     def load_graph(name: str, data: bytes, weights: bytes) -> Session:
         return Session(data, weights, settings.provider, settings.threads, f"{folder}/{name}")
 
-    def load_layers(layers: Iterable[int]) -> dict[int, Session]:
+    def load_layers(graphs: Iterable[str]) -> dict[str, Session]:
         again, sessions = read_verified(folder, WEIGHTS_FILE, spec), {}
-        for layer in layers:
-            name = spec.layers[layer].graph
-            sessions[layer] = load_graph(name, read_verified(folder, name, spec), again)
-            sessions[layer].check_contract(spec.inputs, spec.layers[layer].outputs, f"{folder}/{name}")
+        layers = {graph: layer for layer in spec.layers for graph in layer.graphs}
+        for name in graphs:
+            sessions[name] = session = load_graph(name, read_verified(folder, name, spec), again)
+            editable = layers[name].editable
+            optional = editable.optional_inputs if editable and name == editable.graph else []
+            session.check_contract(spec.inputs, layers[name].outputs, f"{folder}/{name}", optional)
         return sessions
 
     session = load_graph("model.onnx", files["model.onnx"], weights)
@@ -147,7 +149,7 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     runner = Runner(spec, session, load_layers, settings)
     check_golden(runner, spec, folder)
     if settings.layer_graphs == "eager":
-        runner.load(range(len(spec.layers)))
+        runner.load_layers()
         inside = [View(Output(layer, name)) for layer, probes in enumerate(spec.probes) for name in probes]
         check_golden(runner, spec, folder, (*LEAN, *inside[:1]))
     runner.warm_up(settings.max_batch_tokens)
@@ -210,7 +212,7 @@ def _read_spec(folder: Path) -> tuple[ModelSpec, str]:
     spec = read_manifest(data, str(folder / MANIFEST_FILE))
     if (spec.name, spec.version) != (folder.parent.name, folder.name):
         raise StartError(f"{folder}: its manifest says {spec.name}/{spec.version}")
-    needed = {"model.onnx", WEIGHTS_FILE, *(layer.graph for layer in spec.layers)}
+    needed = {"model.onnx", WEIGHTS_FILE, *(graph for layer in spec.layers for graph in layer.graphs)}
     needed |= {spec.text.tokenizer, spec.text.embeddings} if spec.text else set()
     if missing := sorted(needed - spec.files.keys()):
         raise StartError(f"{folder / MANIFEST_FILE}: files: {missing[0]} is not listed")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import logs
 from service.budget import LARGE_RUN_BYTES, activations_bytes
 from service.cost import Cost, measure
 from service.cut import view_bytes
-from service.errors import StartError, UnavailableError
+from service.edit import Edits, with_sources
+from service.layers import Layers
 from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec, TensorSpec
-from service.memory import Held, one_large, trim
+from service.memory import Held, one_large
 from service.padding import choose, pad, unpad
 from service.reduction import Rollout
 from service.session import Session, Stop
@@ -23,8 +23,6 @@ from service.settings import Settings
 from service.shedding import hold_answers
 from service.tensors import Batch, Float32Array, Found, Output, Sequence, Top, View
 from service.view import take
-
-_log = logs.get("runner")
 
 _FINAL, _ROLLOUT = Output(None, FINAL_OUTPUT), Output(None, ROLLOUT)
 LEAN = (View(_FINAL),)
@@ -38,7 +36,7 @@ class Runner:
     Args:
         spec: the model.
         model: the session of model.onnx.
-        load_layers: gives the sessions of layers' graphs; called for layers not loaded yet.
+        load: gives the sessions of layers' graphs by their path; called for those not loaded yet.
         settings: the limits.
 
     Attributes:
@@ -51,21 +49,17 @@ class Runner:
         self,
         spec: ModelSpec,
         model: Session,
-        load_layers: Callable[[Iterable[int]], dict[int, Session]],
+        load: Callable[[Iterable[str]], dict[str, Session]],
         settings: Settings,
     ) -> None:
         self._spec = spec
         self._model = model
-        self._load_layers = load_layers
+        self._layers = Layers(spec, load)
         self._settings = settings
-        self._layers: dict[int, Session] = {}
-        self._refused = False  # remembered: a second reading of the files would be as bad
 
-    def load(self, layers: Iterable[int]) -> None:
-        """Loads these layers' graphs, where they are not loaded yet."""
-        if missing := [layer for layer in layers if layer not in self._layers]:
-            self._layers |= self._load_layers(missing)
-            trim()  # the files' bytes
+    def load_layers(self) -> None:
+        """Loads all layers' graphs, the editable ones too."""
+        self._layers.load(graph for layer in self._spec.layers for graph in layer.graphs)
 
     def warm_up(self, most_tokens: int) -> None:
         """Runs model.onnx on a few shapes, and learns which batches pay.
@@ -98,10 +92,10 @@ class Runner:
         """One batch, of sequences of one `depth`, to be run."""
         return BatchRun(self, sequences, Stop())
 
-    def depth(self, wanted: tuple[View, ...]) -> int | None:
+    def depth(self, wanted: tuple[View, ...], *, edited: bool = False) -> int | None:
         """The last layer that must be run for these; None if model.onnx gives them."""
         outputs = {view.output for view in wanted}
-        if outputs == {_FINAL}:
+        if outputs == {_FINAL} and not edited:
             return None
         last = len(self._spec.layers) - 1
         return max(last if output.layer is None else output.layer for output in outputs)
@@ -119,8 +113,9 @@ class Runner:
         Raises:
             OverloadedError: these answers and those that are not written yet would take too much memory.
         """
-        depth, stop = self.depth(sequences[0].views), stop or Stop()
-        batch, rows = pad(sequences), [_Row(row, sequence) for row, sequence in enumerate(sequences)]
+        every, stop = with_sources(sequences), stop or Stop()
+        depth, edits = self.depth(sequences[0].views, edited=any(s.edits for s in every)), Edits(every, self._spec)
+        batch, rows = pad(every), [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)
         large = activations_bytes(self._spec, size, length) > LARGE_RUN_BYTES
@@ -128,15 +123,15 @@ class Runner:
             if depth is None:
                 self._give(rows, _FINAL, self._run_model(batch, stop))
             else:
-                self._run_layers(batch, rows, depth, stop)
+                self._run_layers(batch, rows, depth, edits, stop)
         for array in {id(array): array for row in rows for array in row.arrays()}.values():
             _ANSWERS.add(array)
-        return [tuple(row.found[view] for view in row.sequence.views) for row in rows]
+        return [tuple(row.found[view] for view in row.views) for row in rows]
 
     def _hold_answers(self, rows: "list[_Row]", size: int, length: int) -> None:
         """Refuses arrays that do not fit beside those under way; where there are none, any fit."""
         more = 0
-        for view, count in Counter(view for row in rows for view in row.sequence.views).items():
+        for view, count in Counter(view for row in rows for view in row.views).items():
             whole = not view.cut and view.reduction is None  # a part of the batch's array, which is kept
             more += view_bytes(view, self._spec.tensor(view.output), {length: size if whole else count}, padded=False)
         hold_answers(_ANSWERS.bytes, more, self._settings)
@@ -144,50 +139,38 @@ class Runner:
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch), stop)[0]
 
-    def _run_layers(self, batch: Batch, rows: "list[_Row]", depth: int, stop: Stop) -> None:
+    def _run_layers(self, batch: Batch, rows: "list[_Row]", depth: int, edits: Edits, stop: Stop) -> None:
         """Runs the layers one after another, as far as the last one asked for."""
-        self._load_for_run(range(depth + 1))
+        self._layers.prepare(depth, edits)
         hidden_states = batch.hidden_states
         for layer in range(depth + 1):
-            hidden_states = self._run_layer(layer, batch, hidden_states, rows, stop, goes_on=layer < depth)
+            asked = {view.output for row in rows for view in row.views}
+            sources = self._sources(layer, asked)
+            names = dict.fromkeys((*sources.values(), *[_WEIGHTS] * (_ROLLOUT in asked), *[_STREAM] * (layer < depth)))
+            found = self._layers.run(layer, list(names), hidden_states, batch, edits, stop)
+            for output, name in sources.items():
+                self._give(rows, output, found[name])
+            for row in rows:
+                if row.views_of(_ROLLOUT):
+                    row.rollout.add(row.cut(found[_WEIGHTS], self._spec.probes[layer][_WEIGHTS]))
+            hidden_states = found.get(_STREAM, hidden_states)
+            del found  # or this layer's maps would be there beside the next one's
         for row in rows:
             for view in row.views_of(_ROLLOUT):
                 row.found[view] = take(row.rollout.result(), view)
 
-    def _run_layer(
-        self, layer: int, batch: Batch, hidden_states: Float32Array, rows: "list[_Row]", stop: Stop, *, goes_on: bool
-    ) -> Float32Array:
-        """Runs one layer and takes what is asked of it, so that no more than one layer's maps are in memory."""
-        asked = {view.output for row in rows for view in row.sequence.views}
+    def _sources(self, layer: int, asked: set[Output]) -> dict[Output, str]:
+        """What is asked of a layer, each with its name in the layer's graph."""
         sources = {output: output.probe for output in asked if output.layer == layer}
         if _FINAL in asked and layer == len(self._spec.layers) - 1:
             sources[_FINAL] = self._final_name
-        names = dict.fromkeys((*sources.values(), *[_WEIGHTS] * (_ROLLOUT in asked), *[_STREAM] * goes_on))
-        arrays = self._layers[layer].run(list(names), _feeds(hidden_states, batch), stop)
-        found = dict(zip(names, arrays, strict=True))
-        for output, name in sources.items():
-            self._give(rows, output, found[name])
-        for row in rows:
-            if row.views_of(_ROLLOUT):
-                row.rollout.add(row.cut(found[_WEIGHTS], self._spec.probes[layer][_WEIGHTS]))
-        return found.get(_STREAM, hidden_states)
+        return sources
 
     def _give(self, rows: "list[_Row]", output: Output, values: Float32Array) -> None:
         tensor = self._spec.tensor(output)
         for row in rows:
             for view in row.views_of(output):
                 row.found[view] = take(row.cut(values, tensor), view)
-
-    def _load_for_run(self, layers: Iterable[int]) -> None:
-        try:
-            if not self._refused:
-                self.load(layers)
-        except StartError as error:
-            _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
-            self._refused = True
-        if self._refused:
-            message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
-            raise UnavailableError(message, code="layers_unavailable")
 
     @property
     def _final_name(self) -> str:
@@ -202,12 +185,13 @@ class _Row:
 
     index: int
     sequence: Sequence
+    views: tuple[View, ...]
     found: dict[View, Found] = field(default_factory=dict)
     rollout: Rollout = field(default_factory=Rollout)
     _views: dict[Output, list[View]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for view in self.sequence.views:
+        for view in self.views:
             self._views.setdefault(view.output, []).append(view)
 
     def views_of(self, output: Output) -> list[View]:

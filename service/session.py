@@ -131,8 +131,10 @@ class Session:
             raise
         return results
 
-    def check_contract(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], place: str) -> None:
-        """Holds the graph's tensors against the manifest's: names, order, dtypes, sizes.
+    def check_contract(
+        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], place: str, optional: Sequence[str] = ()
+    ) -> None:
+        """Holds the graph's tensors against the manifest's: names, order, dtypes, sizes; of optional inputs the names.
 
         Raises:
             StartError: lists each difference.
@@ -141,6 +143,8 @@ class Session:
             *_differences("input", inputs, self._session.get_inputs()),
             *_differences("output", outputs, self._session.get_outputs()),
         ]
+        if (found := [value.name for value in self._session.get_overridable_initializers()]) != list(optional):
+            differences.append(f"optional inputs {list(optional)} in the manifest, {found} in the graph")
         if differences:
             raise StartError(f"{place}: differs from manifest.json: {'; '.join(differences)}")
 

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
         "cpu", description="Where graphs run. cuda without a usable CUDA device stops the start: no silent fallback."
     )
     threads: int = Field(0, ge=0, le=1024, description="Threads of one run; 0 takes the CPU quota and affinity.")
+    max_interventions: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="Tensors that one request may change, after expansion; one of every sequence counts once.",
+    )
     layer_graphs: Literal["off", "lazy", "eager"] = Field(
         "lazy",
         description="When the layers' graphs, which give probes, are loaded: never, on first use, or at the start. "

@@ -17,6 +17,24 @@ BoolArray = NDArray[np.bool_]
 DEFAULT_PRIORITY = 5  # so that a client may ask for more, and for less
 
 
+class Intervention(NamedTuple):
+    """What a client wants changed, not yet held against any model.
+
+    Attributes:
+        sequence: of the request; None: every one.
+        address: as sent.
+        verb: scale, add or set.
+        value: float32 that broadcasts to one sequence's addressed cells; or the sequence whose same cells are taken.
+        place: in the request, for errors.
+    """
+
+    sequence: int | None
+    address: str
+    verb: str
+    value: Float32Array | int
+    place: str
+
+
 class Tensors(NamedTuple):
     """A decoded request, not yet held against any model.
 
@@ -28,6 +46,8 @@ class Tensors(NamedTuple):
         outputs: addresses as sent; None = `block_output` alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: 1 is served first, then 2 and so on; 0 = `DEFAULT_PRIORITY`.
+        interventions: in the order sent.
+        intervention_lists: sequences that they were listed for, one by one; None: they are not by sequence.
     """
 
     hidden_states: tuple[Float32Array, ...] | None = None
@@ -37,6 +57,8 @@ class Tensors(NamedTuple):
     outputs: tuple[str, ...] | None = None
     timeout_s: float | None = None
     priority: int = 0
+    interventions: tuple[Intervention, ...] = ()
+    intervention_lists: int | None = None
 
 
 class Output(NamedTuple):
@@ -85,6 +107,22 @@ class View(NamedTuple):
     reduction: Reduction | None = None
 
 
+class Edit(NamedTuple):
+    """A change of some cells of one sequence's tensor on its way through the layers.
+
+    Attributes:
+        output: the tensor.
+        cut: the cells.
+        verb: scale, add or set.
+        value: float32 that broadcasts to the cells; or the sequence of the request whose same cells are taken.
+    """
+
+    output: Output
+    cut: Cut
+    verb: str
+    value: Float32Array | int
+
+
 class Top(NamedTuple):
     """The largest of an axis, the largest first.
 
@@ -108,11 +146,15 @@ class Sequence:
         hidden_states: float32 [sequence, hidden], finite, zero where `attention_mask` is False.
         attention_mask: bool [sequence], True = attend.
         views: what the runner is to give, in order.
+        edits: what is changed on the way, in the order of the request.
+        request: all sequences of its request, from which an edit may take; empty where none does.
     """
 
     hidden_states: Float32Array
     attention_mask: BoolArray
     views: tuple[View, ...]
+    edits: tuple[Edit, ...] = ()
+    request: abc.Sequence["Sequence"] = ()
 
     def __len__(self) -> int:
         """Positions, padding not counted."""
@@ -132,6 +174,7 @@ class BlockRequest(NamedTuple):
         tokens: the tokens of each sequence, for text alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
+        edits: of each sequence; empty if nothing is changed.
     """
 
     lengths: tuple[int, ...]
@@ -143,6 +186,12 @@ class BlockRequest(NamedTuple):
     tokens: tuple[tuple[str, ...], ...] | None
     timeout_s: float | None
     priority: int
+    edits: tuple[tuple[Edit, ...], ...] = ()
+
+    @property
+    def takes(self) -> bool:
+        """Whether a sequence takes from another, and so must run with it."""
+        return any(isinstance(edit.value, int) for edits in self.edits for edit in edits)
 
     @property
     def wanted(self) -> tuple[View, ...]:

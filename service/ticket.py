@@ -28,7 +28,8 @@ def ticket(request: BlockRequest, spec: ModelSpec, settings: Settings, *, padded
         IllegalRequestError: heavier than a limit; says the limit and the weight.
         SwitchedOffError: a probe was asked for, and the layers' graphs are off.
     """
-    if settings.layer_graphs == "off" and any(view.output.probe != FINAL_OUTPUT for view in request.views):
+    inside = any(request.edits) or any(view.output.probe != FINAL_OUTPUT for view in request.views)
+    if settings.layer_graphs == "off" and inside:
         raise SwitchedOffError("only block_output is served: the layers' graphs are off", code="layer_graphs_off")
     cells = (spec.num_attention_heads or 1) * sum([length**2 for length in request.lengths])
     _weigh("cells of heads times squared length", cells, settings.max_attention_cells, "too_much_attention")

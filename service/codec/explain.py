@@ -10,7 +10,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.codec.envelope import MAX_LISTS, kind_of, read_urgency, too_many_lists
+from service.codec.envelope import MAX_LISTS, kind_of, parse, read_urgency, too_many_lists
+from service.codec.interventions import read as read_interventions
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import Tensors
 
@@ -59,8 +60,17 @@ def _from_objects(fields: dict[str, Any]) -> Tensors:
             text=None if text is None else (text,) if isinstance(text, str) else tuple(text),
             attention_mask=_each(fields, "attention_mask", lambda mask: np.asarray(mask, np.bool_)),
             outputs=None if fields.get("outputs") is None else tuple(fields["outputs"]),
+            **_interventions(fields),
             **read_urgency(fields),
         )
+
+
+def _interventions(fields: dict[str, Any]) -> dict[str, Any]:
+    if "interventions" not in fields:
+        return {}
+    document = parse(orjson.dumps({"interventions": fields["interventions"]}))
+    interventions, listed = read_interventions(document["interventions"])
+    return {"interventions": interventions, "intervention_lists": listed}
 
 
 def _each(fields: dict[str, Any], name: str, make: Callable[[Any], NDArray[Any]]) -> Any:

@@ -26,11 +26,13 @@ from service.codec.envelope import (
     too_many_lists,
 )
 from service.codec.explain import explain
+from service.codec.interventions import count_brackets
+from service.codec.interventions import read as read_interventions
 from service.tensors import BlockResult, BoolArray, Float32Array, Found, Int64Array, Tensors, Top
 
 MEDIA_TYPE = "application/json"
 _HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')
-FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs", "timeout_s", "priority")
+FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs", "interventions", "timeout_s", "priority")
 
 
 def decode(body: bytes) -> Tensors:
@@ -91,12 +93,18 @@ def _decode_fast(body: bytes) -> Tensors:
     tensors = {name: _read_tensor(name, fields[name]) for name in _READERS.keys() & fields.keys()}
     text, in_text = _read_strings(fields.get("text"))
     outputs, in_outputs = _read_strings(fields.get("outputs"), bare=False)
-    brackets = sum(count for _, count in tensors.values()) + in_text + in_outputs
+    changes = fields.get("interventions")
+    if changes is not None and envelope.count(b"{") > MAX_LISTS:
+        raise too_many_lists()
+    interventions, listed = ((), None) if changes is None else read_interventions(changes)
+    brackets = sum(count for _, count in tensors.values()) + in_text + in_outputs + count_brackets(changes)
     # A backslash may hide a bracket from the count, or bring one in.
     if b"\\" in envelope or found != brackets:
         raise _NotPlainError
     arrays: dict[str, Any] = {name: array for name, (array, _) in tensors.items()}
-    return Tensors(hidden_states=hidden_states, text=text, outputs=outputs, **read_urgency(fields), **arrays)
+    given: dict[str, Any] = {"text": text, "outputs": outputs}
+    given |= {"interventions": interventions, "intervention_lists": listed}
+    return Tensors(hidden_states=hidden_states, **given, **read_urgency(fields), **arrays)
 
 
 def _cut_hidden_states(body: bytes) -> tuple[tuple[Float32Array, ...] | None, bytes]:

@@ -34,7 +34,7 @@ def status(body: bytes, spec: ModelSpec) -> int:
     try:
         tensors = decode(body)
         check_inputs(tensors, spec)
-        check(tensors, spec, 1024)
+        check(tensors, spec, 1024, 256)
     except GlassblockError as error:
         return error.status
     return 200

@@ -38,7 +38,7 @@ def spec(artifact: Callable[[str], Path]) -> ModelSpec:
 def status(body: bytes, spec: ModelSpec, length: int | None = LENGTH) -> int:
     """What decode and check would answer; anything but our own errors goes through, and fails the test."""
     try:
-        check(Exchange(spec, probes=False, header_length=length).decode(body), spec, 1024)
+        check(Exchange(spec, probes=False, header_length=length).decode(body), spec, 1024, 256)
     except GlassblockError as error:
         return error.status
     return 200

@@ -1,0 +1,95 @@
+"""The layers' graphs: loaded on first use, one layer's tensors in memory at a time, changed on their way if asked."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import logs
+from service.edit import Edits
+from service.errors import StartError, UnavailableError
+from service.manifest import ModelSpec
+from service.memory import trim
+from service.session import Session, Stop
+from service.tensors import Batch, Float32Array, Output
+
+_log = logs.get("layers")
+
+
+class Layers:
+    """A model's layers.
+
+    Args:
+        spec: the model.
+        load: gives the sessions of graphs by their path; called for those not loaded yet.
+    """
+
+    def __init__(self, spec: ModelSpec, load: Callable[[Iterable[str]], dict[str, Session]]) -> None:
+        self._spec = spec
+        self._load = load
+        self._sessions: dict[str, Session] = {}
+        self._refused = False  # remembered: a second reading of the files would be as bad
+
+    def load(self, graphs: Iterable[str]) -> None:
+        """Loads these graphs, where they are not loaded yet."""
+        if missing := [graph for graph in graphs if graph not in self._sessions]:
+            self._sessions |= self._load(missing)
+            trim()  # the files' bytes
+
+    def prepare(self, depth: int, edits: Edits) -> None:
+        """Loads what a run as far as layer `depth` needs.
+
+        Raises:
+            UnavailableError: a file is not as its manifest says.
+        """
+        try:
+            if not self._refused:
+                self.load([self._graph(layer, edits) for layer in range(depth + 1)])
+        except StartError as error:
+            _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
+            self._refused = True
+        if self._refused:
+            message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
+            raise UnavailableError(message, code="layers_unavailable")
+
+    def run(
+        self, layer: int, names: Sequence[str], hidden_states: Float32Array, batch: Batch, edits: Edits, stop: Stop
+    ) -> dict[str, Float32Array]:
+        """Runs one layer.
+
+        Args:
+            layer: its number.
+            names: probes, and `block_output` where the layer gives it.
+            hidden_states: what enters it.
+            batch: whose mask is used.
+            edits: of the batch.
+            stop: ends the run.
+        """
+        session = self._sessions[self._graph(layer, edits)]
+        if "layer_input" in edits.probes(layer):
+            hidden_states = edits.change(Output(layer, "layer_input"), hidden_states)
+        feeds: dict[str, NDArray[Any]] = {"hidden_states": hidden_states, "attention_mask": batch.attention_mask}
+        feeds |= self._overrides(layer, session, feeds, edits, stop)
+        return dict(zip(names, session.run(list(names), feeds, stop), strict=True))
+
+    def _overrides(
+        self, layer: int, session: Session, feeds: dict[str, NDArray[Any]], edits: Edits, stop: Stop
+    ) -> dict[str, NDArray[Any]]:
+        """What is changed, one site after another in the order of the data: each sees the changes before it."""
+        editable, wanted = self._spec.layers[layer].editable, edits.probes(layer)
+        sites = editable.sites if editable else []
+        overrides: dict[str, NDArray[Any]] = {}
+        flags = np.zeros(len(sites), np.bool_)
+        for number, site in enumerate(sites):
+            if site in wanted:
+                computed = session.run([site], {**feeds, **overrides}, stop)[0]
+                flags[number] = True
+                overrides |= {"overridden": flags, f"override_{site}": edits.change(Output(layer, site), computed)}
+        return overrides
+
+    def _graph(self, layer: int, edits: Edits) -> str:
+        """The graph that a layer is run by: whoever changes nothing in it does not pay for those who might."""
+        spec = self._spec.layers[layer]
+        changed = edits.probes(layer) - {"layer_input"}
+        return spec.editable.graph if changed and spec.editable else spec.graph
