@@ -90,7 +90,7 @@ export class BlockDiagram {
     const { query, head } = this.at;
     if (axes[0] !== "sequence") {
       const row = data[Math.min(head, shape[0] - 1) * (shape[1] ?? 1) + query];
-      return row === undefined ? "" : `${address.endsWith("scores") ? `${this.t("largest")} ` : ""}${number(row)}`;
+      return row === undefined ? "" : `${address.endsWith("scores") ? "≤ " : ""}${number(row)}`;
     }
     const width = shape[1] ?? 1;
     return number(Math.hypot(...data.subarray(query * width, (query + 1) * width)));

@@ -3,53 +3,62 @@
 import { hasKey, request } from "./api.js";
 import { make, say } from "./elements.js";
 
-const FILE = "request.safetensors";
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const python = (value) => JSON.stringify(value).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 const url = (model) => new URL(`v1/models/${model}/forward`, document.baseURI).href;
 
+/** The file that is to hold a request, if it is more than a sentence. */
+const fileOf = ({ input, interventions }) => ("text" in input ? undefined : `request.${interventions ? "json" : "safetensors"}`);
+
+function written({ input, outputs, interventions }) {
+  const { headers, body } = request(input, outputs, interventions);
+  return { type: headers["Content-Type"], body };
+}
+
 /** A shell's command; its answer is JSON. */
-export function curl({ model, input, outputs, interventions }) {
+export function curl(what) {
+  const { type, body } = written(what);
+  const file = fileOf(what);
   const key = hasKey() ? ' -H "Authorization: Bearer $GLASSBLOCK_KEY"' : "";
-  const body =
-    "text" in input
-      ? `--json ${quote(request(input, outputs, interventions).body)}`
-      : `-H 'Content-Type: application/x-safetensors' -H 'Accept: application/json' --data-binary @${FILE}`;
-  return `curl -s${key} ${body} ${url(model)}`;
+  const data = file ? `-H 'Content-Type: ${type}' -H 'Accept: application/json' --data-binary @${file}` : `--json ${quote(body)}`;
+  return `curl -s${key} ${data} ${url(what.model)}`;
 }
 
 /** A Python program that prints the answer's tensors. */
-export function httpx({ model, input, outputs, interventions }) {
-  const key = hasKey() ? ', "Authorization": f"Bearer {os.environ[\'GLASSBLOCK_KEY\']}"' : "";
-  const [what, type] =
-    "text" in input
-      ? [`json.loads(${python(request(input, outputs, interventions).body)})`, ""]
-      : [`open("${FILE}", "rb").read()`, '"Content-Type": "application/x-safetensors", '];
-  const headers = `{${type}"Accept": "application/json"${key}}`;
-  const argument = "text" in input ? "json" : "content";
-  return `import json, os
+export function httpx(what) {
+  const { type, body } = written(what);
+  const file = fileOf(what);
+  const key = hasKey() ? `, "Authorization": f"Bearer {os.environ['GLASSBLOCK_KEY']}"` : "";
+  return `import os
 import httpx
 
-answer = httpx.post(${python(url(model))}, ${argument}=${what}, headers=${headers}, timeout=60)
+body = ${file ? `open("${file}", "rb").read()` : `${python(body)}.encode()`}
+headers = {"Content-Type": "${type}", "Accept": "application/json"${key}}
+answer = httpx.post(${python(url(what.model))}, content=body, headers=headers, timeout=60)
 answer.raise_for_status()
 print(answer.json()["outputs"])
 `;
 }
 
 /** A Python program for the Open Inference Protocol's client. */
-export function triton({ model, outputs, interventions }) {
+export function triton(what) {
+  const { input, outputs, interventions, model } = what;
+  const file = fileOf(what);
+  const shape = `(${input.shape.join(", ")})`;
   const changes = Object.entries(interventions ?? {}).map(
-    ([address, { scale }]) => `change = triton.InferInput(${python(`${address}.scale`)}, [1], "FP32")
-change.set_data_from_numpy(np.array([${scale}], np.float32))
-inputs.append(change)
+    ([address, { scale }]) => `inputs.append(triton.InferInput(${python(`${address}.scale`)}, [1], "FP32"))
+inputs[-1].set_data_from_numpy(np.array([${scale}], np.float32))
 `,
   );
   const names = outputs.map((name) => `triton.InferRequestedOutput(${python(name)})`).join(", ");
-  return `import numpy as np
+  const load = interventions
+    ? `states = np.array(json.load(open("${file}"))["hidden_states"], np.float32)`
+    : `states = np.fromfile("${file}", np.float32, offset=${written(what).body.length - input.data.byteLength}).reshape(${shape})`;
+  return `import json
+import numpy as np
 import tritonclient.http as triton
-from safetensors.numpy import load_file
 
-states = load_file("${FILE}")["hidden_states"]
+${load}
 inputs = [triton.InferInput("hidden_states", states.shape, "FP32")]
 inputs[0].set_data_from_numpy(states)
 ${changes.join("")}client = triton.InferenceServerClient(${python(new URL(document.baseURI).host)})
@@ -70,15 +79,15 @@ export function showCopy(box, what, t) {
     });
     return button;
   };
-  const tensor = !("text" in what().input);
-  const save = make("button", { type: "button", class: "link" }, t("saveRequest"));
-  save.addEventListener("click", () => saveFile(request(what().input, what().outputs, what().interventions).body));
+  const file = fileOf(what());
+  const save = make("button", { type: "button", class: "link" }, t("saveRequest", { file }));
+  save.addEventListener("click", () => saveFile(written(what()), file));
   box.setAttribute("aria-label", t("copyAs"));
   box.replaceChildren(
     make("span", { class: "muted" }, t("copyAs")),
     copier("curl", () => curl(what())),
     copier("httpx", () => httpx(what())),
-    ...(tensor ? [copier("tritonclient", () => triton(what())), save] : []),
+    ...(file ? [copier("tritonclient", () => triton(what())), save] : []),
     copier("link", () => location.href),
   );
 }
@@ -93,8 +102,8 @@ async function toClipboard(text) {
   area.remove();
 }
 
-function saveFile(bytes) {
-  const href = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));
-  make("a", { href, download: FILE }).click();
+function saveFile({ type, body }, file) {
+  const href = URL.createObjectURL(new Blob([body], { type }));
+  make("a", { href, download: file }).click();
   URL.revokeObjectURL(href);
 }

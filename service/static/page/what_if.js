@@ -42,7 +42,8 @@ export class WhatIf {
     this.result = make("div", { id: "moved" });
     const head = make("div", { class: "change" }, this.factorName, this.factor, this.said, this.remove);
     const key = make("div", { class: "change" }, this.cutName, this.cut, this.undo);
-    box.replaceChildren(this.hint, head, key, this.result);
+    this.scaled = make("div", { class: "changes" });
+    box.replaceChildren(this.hint, head, key, this.scaled, this.result);
   }
 
   /** @param {{scene: object, state: object, layers: number}} at */
@@ -83,6 +84,14 @@ export class WhatIf {
     const names = scene.names.map((name, i) => make("option", { value: i }, `${i} ${name}`));
     this.cut.replaceChildren(make("option", { value: -1 }, "—"), ...names);
     this.cut.value = state.cut < scene.size ? state.cut : -1;
+    this.scaled.replaceChildren(...scalesOf(state.scale).map(([name, scale]) => this.#scaled(name, scale)));
+  }
+
+  /** A head that has been changed, to go back to. */
+  #scaled(name, scale) {
+    const button = make("button", { type: "button" }, `${name} × ${scale.toFixed(1)}`);
+    button.addEventListener("click", () => this.on.choose(...name.split(".").map(Number)));
+    return button;
   }
 
   #say() {
