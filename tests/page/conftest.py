@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.server import Server
 
-NO_FAULT = re.compile(r"Failed to load resource: (net::|the server responded with a status of (401|422))")
+NO_FAULT = re.compile(r"Failed to load resource: (net::|the server responded with a status of (401|422|503))")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ export class Input {
       event.preventDefault();
       if (!this.text) this.#read(event.dataTransfer.files[0]);
     });
+    $("text").addEventListener("input", () => (state.text = $("text").value));
     $("text").addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey) return;
       event.preventDefault();
@@ -39,7 +40,7 @@ export class Input {
     $("text").value = this.state.text;
     if (this.file?.shape[2] !== hidden) this.file = undefined;
     const presets = this.text
-      ? PRESETS.map((text) => this.#preset(text, () => ($("text").value = text)))
+      ? PRESETS.map((text) => this.#preset(text, () => this.#write(text)))
       : ROWS.map((count) => this.#preset(t("rows", { count }), () => this.#take(count)));
     $("presets").replaceChildren(...(this.text ? [] : [make("span", { class: "muted" }, t("noText"))]), ...presets);
     this.#name();
@@ -47,10 +48,7 @@ export class Input {
 
   /** {text}, or {shape: [1, sequence, hidden], data}. */
   get value() {
-    if (this.text) {
-      this.state.text = $("text").value;
-      return { text: this.state.text };
-    }
+    if (this.text) return { text: this.state.text };
     return this.file ?? { shape: [1, this.state.rows, this.hidden], data: randomNormal(this.state.rows * this.hidden) };
   }
 
@@ -61,6 +59,10 @@ export class Input {
       this.run();
     });
     return button;
+  }
+
+  #write(text) {
+    this.state.text = $("text").value = text;
   }
 
   #take(rows) {

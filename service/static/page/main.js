@@ -211,7 +211,7 @@ function listen() {
   $("ask").addEventListener("submit", (event) => {
     event.preventDefault();
     state.query = -1;
-    run();
+    if (description) run(); // else what has been typed is run as soon as there is a model
   });
   const onChoice = (id, name, property, then) =>
     $(id).addEventListener("change", () => {

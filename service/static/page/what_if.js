@@ -25,7 +25,7 @@ export class WhatIf {
    * @param {{change: (patch: object) => void, choose: (layer: number, head: number) => void}} on what a person does
    */
   constructor(box, on) {
-    this.on = on;
+    Object.assign(this, { box, on });
     this.factor = make("input", { type: "range", min: "0", max: "2", step: "0.1", id: "factor" });
     this.factor.addEventListener("input", () => this.#say());
     this.factor.addEventListener("change", () => this.#scale(Number(this.factor.value)));
@@ -43,12 +43,13 @@ export class WhatIf {
     const head = make("div", { class: "change" }, this.factorName, this.factor, this.said, this.remove);
     const key = make("div", { class: "change" }, this.cutName, this.cut, this.undo);
     this.scaled = make("div", { class: "changes" });
-    box.replaceChildren(this.hint, head, key, this.scaled, this.result);
+    this.parts = [this.hint, head, key, this.scaled, this.result];
   }
 
   /** @param {{scene: object, state: object, layers: number}} at */
   async show(at, t) {
     Object.assign(this, { at, t });
+    if (!this.box.firstChild) this.box.append(...this.parts); // not before there is something to change
     this.#controls();
     const { scene, state } = at;
     const interventions = interventionsOf(state);
