@@ -83,11 +83,11 @@ def outputs(client: httpx.Client, **changes: object) -> dict[str, np.ndarray]:
     return {name: np.array(value[0]) for name, value in answer.items()}
 
 
-def shares(page: Page, number: int) -> dict[str, float]:
+def shares(page: Page, number: int) -> list[tuple[str, float]]:
     """What one of the lists of what moves says."""
     rows = page.locator("#moved .strongest").nth(number).locator("li")
     texts = [(rows.nth(i).locator(".name").inner_text(), rows.nth(i).locator(".share")) for i in range(rows.count())]
-    return {name: float(share.get_attribute("title") or "nan") for name, share in texts}
+    return [(name, float(share.get_attribute("title") or "nan")) for name, share in texts]
 
 
 def test_a_head_is_taken_away_and_what_moves_is_as_the_api_says(
@@ -100,7 +100,7 @@ def test_a_head_is_taken_away_and_what_moves_is_as_the_api_says(
     after = outputs(client, interventions={"layers.4.context[:, 5]": {"scale": 0}})
     moved = np.linalg.norm(after["block_output"] - before["block_output"], axis=-1)
     moved /= np.linalg.norm(before["block_output"], axis=-1)
-    shown = list(shares(page, 0).values())
+    shown = [share for _, share in shares(page, 0)]
     np.testing.assert_allclose(shown, np.sort(moved)[::-1][:6], atol=1e-6)
     heads = {
         f"{layer}.{head}": np.abs(after[name][head] - before[name][head]).sum() / 2 / 13
@@ -109,7 +109,7 @@ def test_a_head_is_taken_away_and_what_moves_is_as_the_api_says(
         for head in range(12)
     }
     wanted = dict(sorted(heads.items(), key=lambda item: -item[1])[:6])
-    assert shares(page, 1) == pytest.approx(wanted, abs=1e-6)
+    assert dict(shares(page, 1)) == pytest.approx(wanted, abs=1e-6)
     page.click("#undo")
     expect(page.locator("#moved")).to_be_empty()
 
