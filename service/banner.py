@@ -56,9 +56,5 @@ def curl(spec: ModelSpec, url: str) -> str:
 
 
 def _cost(spec: ModelSpec, settings: Settings) -> str:
-    mebibytes = spec.files[WEIGHTS_FILE].bytes / 2**20
-    return {
-        "off": "off",
-        "lazy": f"on first use, +{mebibytes:.0f} MiB",
-        "eager": f"loaded, +{mebibytes:.0f} MiB",
-    }[settings.layer_graphs]
+    cost = " and ".join([f"+{spec.files[WEIGHTS_FILE].bytes / 2**20:.0f} MiB"] * len(spec.layers[0].graphs))
+    return {"off": "off", "lazy": f"on first use, {cost}", "eager": f"loaded, {cost}"}[settings.layer_graphs]

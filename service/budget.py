@@ -26,7 +26,7 @@ class Budget:
 
     Attributes:
         process: interpreter and libraries.
-        weights: of every model, packed: once for model.onnx, once more for the layers' graphs.
+        weights: of every model, packed: once for model.onnx, and again for the layers' graphs and the editable ones.
         loading: while the largest model, or its layers, are loaded: the file's bytes, and a copy not packed yet.
         runs: activations; of all models one large run, and one of `LARGE_RUN_BYTES` for each other model; and what lies
             unused between them.
@@ -152,8 +152,9 @@ def _fits(specs: Sequence[ModelSpec], settings: Settings) -> bool:
 def _packed_bytes(spec: ModelSpec, settings: Settings) -> int:
     whole = spec.files[WEIGHTS_FILE].bytes
     embeddings = 4 * spec.text.vocab_size * spec.hidden_size if spec.text else 0
-    again = 0 if settings.layer_graphs == "off" else whole - min(embeddings, whole)
-    return whole + again + _MODEL_BYTES
+    of_layers = whole - min(embeddings, whole)
+    times = 0 if settings.layer_graphs == "off" else max(len(layer.graphs) for layer in spec.layers)
+    return whole + times * of_layers + _MODEL_BYTES
 
 
 def _largest_run(spec: ModelSpec, settings: Settings) -> int:

@@ -52,7 +52,7 @@ class EditableSpec(_Strict):
     """A layer's graph in which probes can be overridden, by `overridden` (bool [site]) and `override_NAME`."""
 
     graph: Annotated[str, Field(pattern=r"^layers/[0-9]+\.editable\.onnx$")]
-    sites: list[str]
+    sites: Annotated[list[str], Field(min_length=1)]
 
     @property
     def optional_inputs(self) -> list[str]:

@@ -15,7 +15,7 @@ from service.metrics import ModelMetrics
 from service.runner import LEAN, Runner
 from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
 from service.settings import Settings
-from service.tensors import Found, Output, Sequence, View
+from service.tensors import Edit, Found, Output, Sequence, View
 from service.text import TextFront
 
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -152,13 +152,17 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
         runner.load_layers()
         inside = [View(Output(layer, name)) for layer, probes in enumerate(spec.probes) for name in probes]
         check_golden(runner, spec, folder, (*LEAN, *inside[:1]))
+        if edits := _same(spec):
+            check_golden(runner, spec, folder, edits=edits)
     runner.warm_up(settings.max_batch_tokens)
     metrics = ModelMetrics(spec.name, spec.version)
     batcher = Batcher[Sequence, tuple[Found, ...]](spec.name, metrics, runner, settings.run_timeout_s, on_death)
     return Model(spec, sha256, session.provider, runner, front, batcher, metrics)
 
 
-def check_golden(runner: Runner, spec: ModelSpec, place: Path, views: tuple[View, ...] = LEAN) -> float:
+def check_golden(
+    runner: Runner, spec: ModelSpec, place: Path, views: tuple[View, ...] = LEAN, edits: tuple[Edit, ...] = ()
+) -> float:
     """Answers the manifest's golden request, which also warms the session up.
 
     Args:
@@ -166,6 +170,7 @@ def check_golden(runner: Runner, spec: ModelSpec, place: Path, views: tuple[View
         spec: holds request and answer.
         place: the version folder, for messages.
         views: `block_output` first; with a probe after it the layers give it instead of model.onnx.
+        edits: that change no number; with one of a layer its editable graph is run.
 
     Returns:
         max |answer − golden| where the mask is 1.
@@ -179,17 +184,26 @@ def check_golden(runner: Runner, spec: ModelSpec, place: Path, views: tuple[View
         inputs = [np.asarray(rows, np.float32) for rows in request.hidden_states]
     inputs = [np.where(mask[:, None], rows, np.float32(0)) for rows, mask in zip(inputs, masks, strict=True)]
     try:
-        answers = runner.run([Sequence(values, mask, views) for values, mask in zip(inputs, masks, strict=True)])
+        answers = runner.run([Sequence(values, mask, views, edits) for values, mask in zip(inputs, masks, strict=True)])
     except ERRORS as error:
         raise StartError(f"{place}: the golden request cannot be run: {first_line(error)}") from error
     wanted = [np.asarray(rows, np.float64) for rows in spec.golden.answer.block_output]
     triples = zip((np.asarray(answer[0], np.float32) for answer in answers), wanted, masks, strict=True)
     distance = float(np.max([np.abs(answer - want)[mask].max() for answer, want, mask in triples]))
     if not distance <= spec.golden.tolerance:
-        where = FINAL_OUTPUT if views == LEAN else f"{FINAL_OUTPUT} by layers"
+        where = f"{FINAL_OUTPUT}{' by layers' * (views != LEAN)}{' by editable layers' * bool(edits)}"
         message = f"{where} is {distance:.1e} from the golden answer, the manifest allows {spec.golden.tolerance:.1e}"
         raise StartError(f"{place}: {message}")
     return distance
+
+
+def _same(spec: ModelSpec) -> tuple[Edit, ...]:
+    """A change of each layer that changes nothing."""
+    one = np.ones((), np.float32)
+    sites = [
+        (layer, editable.sites[-1]) for layer in range(len(spec.layers)) if (editable := spec.layers[layer].editable)
+    ]
+    return tuple(Edit(Output(layer, site), (), "scale", one) for layer, site in sites)
 
 
 def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, folder: Path) -> None:

@@ -118,7 +118,8 @@ class Runner:
         batch, rows = pad(every), [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)
-        large = activations_bytes(self._spec, size, length) > LARGE_RUN_BYTES
+        activations = activations_bytes(self._spec, size, length) * (2 if edits else 1)  # a tensor, and as it was
+        large = activations > LARGE_RUN_BYTES
         with one_large(stop.is_told) if large else nullcontext():
             if depth is None:
                 self._give(rows, _FINAL, self._run_model(batch, stop))

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     layer_graphs: Literal["off", "lazy", "eager"] = Field(
         "lazy",
         description="When the layers' graphs, which give probes, are loaded: never, on first use, or at the start. "
-        "They hold a second copy of the weights.",
+        "They hold a second copy of the weights, and those for interventions a third.",
     )
     model_control: bool = Field(
         default=False, description="Whether models may be loaded and unloaded over /v2/repository (403 otherwise)."

@@ -46,7 +46,7 @@ def count_brackets(value: Any) -> int:
         return sum(count_brackets(key) + count_brackets(value[key]) for key in value.keys())  # noqa: SIM118
     if not isinstance(value, simdjson.Array):
         return 0
-    if len(value) and type(value[0]) in (int, float):  # and so all the others
+    if len(value) and not isinstance(value[0], simdjson.Array | simdjson.Object | str | None):  # numbers
         return 1
     return 1 + sum(count_brackets(item) for item in value)
 
