@@ -1,4 +1,4 @@
-"""For people who look: the page at `/`, the API's document at `/docs`, and the files of both, from this server alone."""
+"""For people who look: the page at `/`, the API's document at `/docs`, and their files, all from this server."""
 
 import hashlib
 from functools import cache

@@ -1,50 +1,61 @@
 """One Chromium for all of the page's tests; each gets a page that must not reach out, nor log an error."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    ViewportSize,
+)
 
+from tests.page.browser import chromium
 from tests.server import Server
 
 NO_FAULT = re.compile(r"Failed to load resource: (net::|the server responded with a status of (401|422|503))")
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """The system's own, headless."""
-    path = shutil.which("chromium")
-    assert path, "expected chromium: apt-get install chromium fonts-dejavu-core"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def browser() -> Iterator[Browser]:
+    """One for all tests."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
-def visit(chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens the page of a server, as a new visitor: visit(server, "model=tiny", width=390, color_scheme="dark")."""
-    contexts, faults = [], []
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens the page of a server with a state, as a new visitor who must not be led elsewhere nor see an error."""
+    contexts: list[BrowserContext] = []
+    faults: list[str] = []
 
-    def opened(server: Server, state: str = "", width: int = 1280, height: int = 800, **options: str) -> Page:
-        context = chromium.new_context(viewport={"width": width, "height": height}, locale="en-GB", **options)
+    def opened(server: Server, state: str = "", width: int = 1280, scheme: Literal["light", "dark"] = "light") -> Page:
+        window: ViewportSize = {"width": width, "height": 800}
+        context = browser.new_context(viewport=window, color_scheme=scheme, locale="en-GB")
         contexts.append(context)
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        page.on("request", lambda request: hold_inside(request.url, server.url))
+        page.on("request", partial(hold_inside, server.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and faults.append(said.text))
+        page.on("console", hear)
         page.goto(f"{server.url}/#{state}")
         return page
 
-    def hold_inside(url: str, inside: str) -> None:
-        if not url.startswith((f"{inside}/", "blob:")):
-            faults.append(f"a request to {url}")
+    def hold_inside(url: str, request: Request) -> None:
+        if not request.url.startswith((f"{url}/", f"blob:{url}/")):
+            faults.append(f"a request to {request.url}")
+
+    def hear(said: ConsoleMessage) -> None:
+        if said.type == "error" and not NO_FAULT.match(said.text):
+            faults.append(said.text)
 
     yield opened
     for context in contexts:
         context.close()
-    assert [fault for fault in faults if not NO_FAULT.match(fault)] == []
+    assert faults == []

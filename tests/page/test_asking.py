@@ -139,7 +139,7 @@ def test_a_model_without_text_takes_a_file(server: Server, client: httpx.Client,
     }
     page = visit(server, "model=tiny&layer=0&head=1&query=3")
     expect(page.locator("#tokens button")).to_have_count(16)
-    page.set_input_files("#file", files=[files[kind]])
+    page.set_input_files("#file", files=files[kind])
     expect(page.locator("#tokens button")).to_have_count(7)
     address = "layers.0.attention_weights[1, 3]|top(5)"
     body = {"hidden_states": states.tolist(), "outputs": [address]}
@@ -152,7 +152,7 @@ def test_a_model_without_text_takes_a_file(server: Server, client: httpx.Client,
 def test_a_file_of_other_numbers_is_refused_in_a_sentence(server: Server, visit: Visit) -> None:
     page = visit(server, "model=tiny")
     expect(page.locator("#tokens button")).to_have_count(16)
-    page.set_input_files("#file", files=[{"name": "a.json", "mimeType": "", "buffer": b"[[1, 2], [3, 4]]"}])
+    page.set_input_files("#file", files={"name": "a.json", "mimeType": "", "buffer": b"[[1, 2], [3, 4]]"})
     expect(page.locator("#error")).to_have_text("expected hidden_states of 8 numbers a row, got none in this file")
     expect(page.locator("#tokens button")).to_have_count(16)
 

@@ -169,7 +169,7 @@ def test_the_block_has_every_probes_shape_and_norm_and_its_values_on_a_press(
         name = one["address"].split(".")[2]
         box = page.locator(f".probe[data-probe={name}]")
         values = tensor(client, SENTENCE, one["address"])
-        assert box.locator(".shape").inner_text() == " × ".join(map(str, values.shape))
+        assert box.locator(".shape").inner_text().split(" \u00d7 ") == [str(size) for size in values.shape]
         at = values[2] if one["axes"][0] == "sequence" else values[11, 2]
         number = float(box.locator(".norm").inner_text().removeprefix("≤ "))
         assert number == pytest.approx(at.max() if name == "attention_scores" else np.linalg.norm(at), rel=1e-3)

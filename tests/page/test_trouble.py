@@ -133,7 +133,7 @@ def test_a_key_is_cut_and_the_link_and_the_copy_say_so(server: Server, client: h
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_in_any_panel_nor_in_the_tour(server: Server, visit: Visit, scheme: str) -> None:
-    page = visit(server, color_scheme=scheme)
+    page = visit(server, scheme=scheme)
     expect(page.locator("#tokens button")).to_have_count(13)
     for act in ("#tab-arcs", "#tab-block", ".probe[data-probe=query]", "#tab-what-if", "#remove-head", "#start-tour"):
         page.click(act)

@@ -15,6 +15,7 @@ import { look } from "./scene.js";
 import { fromHash, toHash } from "./state.js";
 import { words } from "./strings.js";
 import * as tabs from "./tabs.js";
+import { clock } from "./timing.js";
 import { Tokens } from "./tokens.js";
 import { Tour } from "./tour.js";
 import { clear, watch } from "./trouble.js";
@@ -68,7 +69,7 @@ async function run() {
   $("map").hidden = $("heads").hidden = !scene.maps;
   if (scene.maps) showHeads();
   draw();
-  performance.measure("first picture", "answer");
+  scene.seen();
   tour.refresh(t);
   await scene.prefetch((layer, mapOf) => grid.refine(layer, mapOf, scene.size));
 }
@@ -137,22 +138,22 @@ function copied() {
 }
 
 async function chooseHead(layer, head) {
-  performance.mark("chosen");
+  const seen = clock("interaction");
   Object.assign(state, { layer, head });
   const asked = scene;
   await asked.maps.fetch(layer, head);
   if (scene !== asked || state.layer !== layer || state.head !== head) return;
   Object.assign(scene, { layer, head });
   draw();
-  performance.measure("interaction", "chosen");
+  seen();
 }
 
 function pick(query) {
-  performance.mark("chosen");
+  const seen = clock("interaction");
   state.query = scene.query = query;
   hovered = undefined;
   draw();
-  performance.measure("interaction", "chosen");
+  seen();
 }
 
 function hover(query) {
@@ -163,13 +164,13 @@ function hover(query) {
 }
 
 function point(query, key) {
-  performance.mark("chosen");
+  const seen = clock("interaction");
   hovered = query;
   drawRow();
   const weight = scene.maps.get(scene.layer, scene.head)[query * scene.size + key];
   $("cell").textContent = t("cell", { query: scene.names[query], key: scene.names[key], share: (weight * 100).toFixed(2) });
   $("cell").title = weight;
-  performance.measure("interaction", "chosen");
+  seen();
 }
 
 /** Another intervention: only the panel of what if shows it, beside the run as it is. */

@@ -2,6 +2,7 @@
 
 import { measure, TOP } from "./labels.js";
 import { Maps } from "./maps.js";
+import { clock } from "./timing.js";
 
 let looks = 0;
 
@@ -23,10 +24,10 @@ export async function look(description, input, state, ask) {
   const outputs = attention.flatMap(({ address, axes }) => [`${address}|top(${TOP})`, ...(axes[2] === "key" ? [`${address}|entropy`] : [])]);
   const { tensors, tokens } = await ask(outputs.length ? [chosen, ...outputs] : ["block_output|norm"]);
   if (turn !== looks) return undefined;
-  performance.mark("answer");
+  const seen = clock("first picture");
   const size = tokens.length || input.shape[1];
   const names = tokens.length ? tokens : Array.from({ length: size }, (_, i) => String(i));
-  const scene = { ask, input, names, size, layer, head, query: queryOf(state.query, tokens, size), run: {}, prefetch: async () => undefined };
+  const scene = { ask, seen, input, names, size, layer, head, query: queryOf(state.query, tokens, size), run: {}, prefetch: async () => undefined };
   if (!attention.length) return scene;
   const strongest = attention.map(({ address }) => ({
     values: tensors[`${address}|top(${TOP}).values`],
