@@ -1,4 +1,4 @@
-"""`make screenshots`: the page as a visitor first sees it, at three widths, light and dark, as docs/pictures/page-*.png."""
+"""`make screenshots`: the page as a visitor sees it, at three widths, light and dark, as docs/pictures/page-*.png."""
 
 import io
 from pathlib import Path

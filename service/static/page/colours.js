@@ -8,8 +8,6 @@ const DARK_LESS = ["#171b21", "#58301a", "#a3562a", "#e39a66", "#ffe9d9"];
 const DECADES = 4; // of the log scale: from 0.0001 to 1
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-export const onChange = (redraw) => dark.addEventListener("change", redraw);
-
 const channels = (hex) => [1, 3, 5].map((i) => Number.parseInt(hex.slice(i, i + 2), 16));
 
 /** 256 colours as RGBA words of an ImageData, little-endian. */
@@ -26,14 +24,20 @@ function table(stops) {
 const more = { light: table(LIGHT), dark: table(DARK) };
 const less = { light: table(LIGHT_LESS), dark: table(DARK_LESS) };
 
-const theme = () => (dark.matches ? "dark" : "light");
+let theme;
+const follow = () => (theme = dark.matches ? "dark" : "light"); // asked once: a map has many cells
+dark.addEventListener("change", follow);
+follow();
+
+/** Calls when colours are others; by then they are. */
+export const onChange = (redraw) => dark.addEventListener("change", redraw);
 
 /** A weight's place on the scale, 0 to 1. */
 export const place = (weight, most, log) => (log ? Math.max(0, 1 + Math.log10(weight) / DECADES) : weight / most);
 
 /** The colour of a place as a word of an ImageData; below 0: less than before. */
 export function colour(value) {
-  const among = value < 0 ? less[theme()] : more[theme()];
+  const among = value < 0 ? less[theme] : more[theme];
   return among[Math.min(255, Math.round(Math.abs(value) * 255))];
 }
 
@@ -44,7 +48,7 @@ export function css(value) {
 }
 
 /** The colour of text that is legible on a place. */
-export const ink = (value) => (Math.abs(value) > 0.45 === dark.matches ? "#10151c" : "#ffffff");
+export const ink = (value) => (Math.abs(value) > 0.45 === (theme === "dark") ? "#10151c" : "#ffffff");
 
 /** The ends of the scale, in words. */
 export const ends = (most, log) => (log ? ["≤ 0.0001", "1"] : ["0", most.toFixed(3)]);

@@ -41,14 +41,15 @@ export class Heatmap {
   }
 
   #measure() {
-    const room = Math.min(this.box.clientWidth, this.box.clientHeight) - GUTTER - 2;
-    this.cell = Math.max(LEAST_CELL, room / this.shown.length);
-    const extent = GUTTER + this.cell * this.shown.length;
-    this.extent.style.width = this.extent.style.height = `${extent}px`;
-    const ratio = devicePixelRatio;
-    const [width, height] = [this.box.clientWidth, this.box.clientHeight];
-    Object.assign(this.canvas, { width: width * ratio, height: height * ratio });
-    Object.assign(this.canvas.style, { width: `${width}px`, height: `${height}px` });
+    const { clientWidth: width, clientHeight: height } = this.box;
+    this.cell = Math.max(LEAST_CELL, (Math.min(width, height) - GUTTER - 2) / this.shown.length);
+    const extent = `${GUTTER + this.cell * this.shown.length}px`;
+    Object.assign(this.extent.style, { width: extent, height: extent });
+    const size = { width: Math.round(width * devicePixelRatio), height: Math.round(height * devicePixelRatio) };
+    if (this.canvas.width !== size.width || this.canvas.height !== size.height) {
+      Object.assign(this.canvas, size);
+      Object.assign(this.canvas.style, { width: `${width}px`, height: `${height}px` });
+    }
     this.draw();
   }
 

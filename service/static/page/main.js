@@ -69,9 +69,9 @@ async function run() {
   $("map").hidden = $("heads").hidden = !scene.maps;
   if (scene.maps) showHeads();
   draw();
-  scene.seen();
   tour.refresh(t);
-  await scene.prefetch((layer, mapOf) => grid.refine(layer, mapOf, scene.size));
+  await looked.seen();
+  await looked.prefetch((layer, mapOf) => grid.refine(layer, mapOf, looked.size));
 }
 
 /** What the panels ask with: a model on an input. */

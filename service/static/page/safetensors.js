@@ -3,10 +3,17 @@
 const READ = {
   F32: (buffer) => new Float32Array(buffer),
   F64: (buffer) => Float32Array.from(new Float64Array(buffer)),
-  I64: (buffer) => Float32Array.from(new BigInt64Array(buffer), Number),
+  I64: (buffer) => lowHalves(new Int32Array(buffer)),
 };
 
-/** {tensors: {name: {shape, data}}, metadata} of a file; every number becomes a float32, as indices of tokens can. */
+/** Indices and lengths are small; and a BigInt for each of them would take longest of all. */
+function lowHalves(halves) {
+  const found = new Int32Array(halves.length / 2);
+  for (let i = 0; i < found.length; i++) found[i] = halves[2 * i];
+  return found;
+}
+
+/** {tensors: {name: {shape, data}}, metadata} of a file: floats as float32, whole numbers as int32. */
 export function read(buffer) {
   const length = buffer.byteLength < 8 ? Infinity : Number(new DataView(buffer).getBigUint64(0, true));
   if (8 + length > buffer.byteLength) throw new TypeError("expected safetensors, got fewer bytes than its header promises");

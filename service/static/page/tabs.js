@@ -25,5 +25,6 @@ export function mark(open) {
   }
 }
 
-/** Whether a panel can be seen. */
-export const isShown = (name) => $(`panel-${name}`).offsetParent !== null;
+/** Whether a panel can be seen: open, or one of all, where style.css has no use for tabs. */
+export const isShown = (name) =>
+  !$(`panel-${name}`).classList.contains("closed") || getComputedStyle($("tabs")).display === "none";
