@@ -13,7 +13,7 @@ from tests.page.browser import chromium
 from tests.server import Server, link_models, running
 
 PICTURES = Path(__file__).parent.parent.parent / "docs" / "pictures"
-HEIGHTS = {390: 844, 1280: 860, 2560: 1340}
+HEIGHTS = {390: 844, 1280: 860, 2560: 1120}
 COLOURS = 128
 STATE = "panel=what-if&scale=3.1:0"
 
