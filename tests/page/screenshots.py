@@ -13,8 +13,7 @@ from tests.page.browser import chromium
 from tests.server import Server, link_models, running
 
 PICTURES = Path(__file__).parent.parent.parent / "docs" / "pictures"
-HEIGHTS = {390: 844, 1280: 860, 2560: 1120}
-COLOURS = 128
+HEIGHTS = {390: 844, 1280: 900, 2560: 1120}
 STATE = "panel=what-if&scale=3.1:0"
 
 
@@ -28,7 +27,7 @@ def picture(browser: Browser, server: Server, width: int, *, dark: bool) -> byte
     image = Image.open(io.BytesIO(page.screenshot(full_page=width == min(HEIGHTS))))
     page.close()
     written = io.BytesIO()
-    image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
     return written.getvalue()
 
 
