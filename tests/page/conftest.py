@@ -13,11 +13,13 @@ from playwright.sync_api import (
     Page,
     Request,
     ViewportSize,
+    expect,
 )
 
 from tests.page.browser import chromium
 from tests.server import Server
 
+expect.set_options(timeout=20_000)  # a busy machine takes its time
 NO_FAULT = re.compile(r"Failed to load resource: (net::|the server responded with a status of (401|422|503))")
 
 
@@ -40,7 +42,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(20_000)
         page.on("request", partial(hold_inside, server.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", hear)

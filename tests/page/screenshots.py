@@ -27,7 +27,9 @@ def picture(browser: Browser, server: Server, width: int, *, dark: bool) -> byte
     image = Image.open(io.BytesIO(page.screenshot(full_page=width == min(HEIGHTS))))
     page.close()
     written = io.BytesIO()
-    image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        written, "PNG", optimize=True
+    )
     return written.getvalue()
 
 

@@ -46,10 +46,11 @@ def test_the_copied_curl_runs_and_answers_what_the_picture_shows(
     assert output_of(sys.executable, "-c", copied(page, "httpx")) == f"{answer['outputs']}\n"
 
 
+@pytest.mark.parametrize("change", ["", "&scale=0.1:0&cut=2"])
 def test_the_copied_programs_of_a_tensor_run_beside_the_saved_request(
-    server: Server, client: httpx.Client, visit: Visit, tmp_path: Path
+    server: Server, client: httpx.Client, visit: Visit, tmp_path: Path, change: str
 ) -> None:
-    page = visit(server, "model=tiny&rows=5&head=1")
+    page = visit(server, f"model=tiny&rows=5&head=1{change}")
     expect(page.locator("#tokens button")).to_have_count(5)
     with page.expect_download() as saved:
         page.click("#copy .link")
@@ -59,6 +60,7 @@ def test_the_copied_programs_of_a_tensor_run_beside_the_saved_request(
     answer = client.post("/v1/models/tiny/forward", content=body, headers=headers).json()
     ((address, weights),) = answer["outputs"].items()
     assert address.endswith("attention_weights[1]")
+    assert (np.array(weights)[0, :, 2] == 0).all() == bool(change)
     assert json.loads(output_of("bash", "-c", copied(page, "curl"), cwd=tmp_path)) == answer
     assert output_of(sys.executable, "-c", copied(page, "httpx"), cwd=tmp_path) == f"{answer['outputs']}\n"
     program = (

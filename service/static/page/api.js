@@ -43,17 +43,13 @@ export async function forward(model, input, outputs, interventions) {
   return { tensors, tokens: JSON.parse(metadata.tokens ?? "[[]]")[0], timings: timings(answer.headers.get("Server-Timing"), total) };
 }
 
-/** Method, headers and body of a run: a tensor goes as safetensors, a sentence and whatever has interventions as JSON. */
+/** Method, headers and body of a run: JSON for a sentence, safetensors for a tensor. */
 export function request(input, outputs, interventions) {
   const fields = { outputs, ...(interventions && { interventions }) };
-  const binary = !("text" in input) && !interventions;
-  const given = () => ("text" in input ? { text: input.text } : { hidden_states: [rows(input)] });
-  const body = binary ? write("hidden_states", input, fields) : JSON.stringify({ ...given(), ...fields });
-  return { method: "POST", headers: { "Content-Type": binary ? SAFETENSORS : "application/json", Accept: SAFETENSORS }, body };
+  const body = "text" in input ? JSON.stringify({ text: input.text, ...fields }) : write("hidden_states", input, fields);
+  const type = "text" in input ? "application/json" : SAFETENSORS;
+  return { method: "POST", headers: { "Content-Type": type, Accept: SAFETENSORS }, body };
 }
-
-const rows = ({ shape: [, count, width], data }) =>
-  Array.from({ length: count }, (_, row) => Array.from(data.subarray(row * width, (row + 1) * width)));
 
 async function ask(path, { headers, ...rest } = {}) {
   const allHeaders = { ...headers, ...(key && { Authorization: `Bearer ${key}` }) };

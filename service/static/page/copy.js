@@ -3,36 +3,30 @@
 import { hasKey, request } from "./api.js";
 import { make, say } from "./elements.js";
 
+const TYPE = "application/x-safetensors";
+const FILE = "request.safetensors";
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const python = (value) => JSON.stringify(value).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 const url = (model) => new URL(`v1/models/${model}/forward`, document.baseURI).href;
 
-/** The file that is to hold a request, if it is more than a sentence. */
-const fileOf = ({ input, interventions }) => ("text" in input ? undefined : `request.${interventions ? "json" : "safetensors"}`);
-
-function written({ input, outputs, interventions }) {
-  const { headers, body } = request(input, outputs, interventions);
-  return { type: headers["Content-Type"], body };
-}
+const bodyOf = ({ input, outputs, interventions }) => request(input, outputs, interventions).body;
 
 /** A shell's command; its answer is JSON. */
 export function curl(what) {
-  const { type, body } = written(what);
-  const file = fileOf(what);
   const key = hasKey() ? ' -H "Authorization: Bearer $GLASSBLOCK_KEY"' : "";
-  const data = file ? `-H 'Content-Type: ${type}' -H 'Accept: application/json' --data-binary @${file}` : `--json ${quote(body)}`;
+  const data = "text" in what.input ? `--json ${quote(bodyOf(what))}` : `-H 'Content-Type: ${TYPE}' -H 'Accept: application/json' --data-binary @${FILE}`;
   return `curl -s${key} ${data} ${url(what.model)}`;
 }
 
 /** A Python program that prints the answer's tensors. */
 export function httpx(what) {
-  const { type, body } = written(what);
-  const file = fileOf(what);
   const key = hasKey() ? `, "Authorization": f"Bearer {os.environ['GLASSBLOCK_KEY']}"` : "";
+  const [body, type] =
+    "text" in what.input ? [`${python(bodyOf(what))}.encode()`, "application/json"] : [`open("${FILE}", "rb").read()`, TYPE];
   return `import os
 import httpx
 
-body = ${file ? `open("${file}", "rb").read()` : `${python(body)}.encode()`}
+body = ${body}
 headers = {"Content-Type": "${type}", "Accept": "application/json"${key}}
 answer = httpx.post(${python(url(what.model))}, content=body, headers=headers, timeout=60)
 answer.raise_for_status()
@@ -43,26 +37,22 @@ print(answer.json()["outputs"])
 /** A Python program for the Open Inference Protocol's client. */
 export function triton(what) {
   const { input, outputs, interventions, model } = what;
-  const file = fileOf(what);
-  const shape = `(${input.shape.join(", ")})`;
   const changes = Object.entries(interventions ?? {}).map(
     ([address, { scale }]) => `inputs.append(triton.InferInput(${python(`${address}.scale`)}, [1], "FP32"))
 inputs[-1].set_data_from_numpy(np.array([${scale}], np.float32))
 `,
   );
   const names = outputs.map((name) => `triton.InferRequestedOutput(${python(name)})`).join(", ");
-  const load = interventions
-    ? `states = np.array(json.load(open("${file}"))["hidden_states"], np.float32)`
-    : `states = np.fromfile("${file}", np.float32, offset=${written(what).body.length - input.data.byteLength}).reshape(${shape})`;
-  return `import json
+  const key = hasKey() ? `, headers={"Authorization": f"Bearer {os.environ['GLASSBLOCK_KEY']}"}` : "";
+  return `import os
 import numpy as np
 import tritonclient.http as triton
 
-${load}
+states = np.fromfile("${FILE}", np.float32, offset=${bodyOf(what).length - input.data.byteLength}).reshape(${input.shape.join(", ")})
 inputs = [triton.InferInput("hidden_states", states.shape, "FP32")]
 inputs[0].set_data_from_numpy(states)
 ${changes.join("")}client = triton.InferenceServerClient(${python(new URL(document.baseURI).host)})
-answer = client.infer(${python(`${model}.probes`)}, inputs, outputs=[${names}])
+answer = client.infer(${python(`${model}.probes`)}, inputs, outputs=[${names}]${key})
 print(answer.as_numpy(${python(outputs[0])}))
 `;
 }
@@ -79,15 +69,14 @@ export function showCopy(box, what, t) {
     });
     return button;
   };
-  const file = fileOf(what());
-  const save = make("button", { type: "button", class: "link" }, t("saveRequest", { file }));
-  save.addEventListener("click", () => saveFile(written(what()), file));
+  const save = make("button", { type: "button", class: "link" }, t("saveRequest", { file: FILE }));
+  save.addEventListener("click", () => saveFile(bodyOf(what())));
   box.setAttribute("aria-label", t("copyAs"));
   box.replaceChildren(
     make("span", { class: "muted" }, t("copyAs")),
     copier("curl", () => curl(what())),
     copier("httpx", () => httpx(what())),
-    ...(file ? [copier("tritonclient", () => triton(what())), save] : []),
+    ...(!("text" in what().input) ? [copier("tritonclient", () => triton(what())), save] : []),
     copier("link", () => location.href),
   );
 }
@@ -102,8 +91,8 @@ async function toClipboard(text) {
   area.remove();
 }
 
-function saveFile({ type, body }, file) {
-  const href = URL.createObjectURL(new Blob([body], { type }));
-  make("a", { href, download: file }).click();
+function saveFile(bytes) {
+  const href = URL.createObjectURL(new Blob([bytes], { type: TYPE }));
+  make("a", { href, download: FILE }).click();
   URL.revokeObjectURL(href);
 }
