@@ -49,7 +49,8 @@ test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m pytest -n 3 $(TESTS)
 
 test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples
-	$(BIN)/python -m pytest -m "long or thorough or hypothesis" --hypothesis-profile thorough --timeout 600
+	$(BIN)/python -m pytest -n 2 -m "(thorough or hypothesis) and not long" --hypothesis-profile thorough --timeout 600
+	$(BIN)/python -m pytest -m long --hypothesis-profile thorough --timeout 600
 
 test-oracles: install  ## Our names and answers beside TransformerLens and bertviz, each with a PyTorch of its own
 	$(BIN)/python -m pytest -m oracles --timeout 900
