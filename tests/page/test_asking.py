@@ -151,11 +151,20 @@ def test_a_model_without_text_takes_a_file(server: Server, client: httpx.Client,
     np.testing.assert_allclose(shown, wanted["values"], atol=1e-7)
 
 
-def test_a_file_of_other_numbers_is_refused_in_a_sentence(server: Server, visit: Visit) -> None:
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"[[1, 2], [3, 4]]", "expected hidden_states of 8 numbers a row, got none in this file"),
+        (b"{", "Expected property name or '}' in JSON at position 1 (line 1 column 2)"),
+    ],
+)
+def test_a_file_of_other_things_is_refused_in_a_sentence(
+    server: Server, visit: Visit, data: bytes, sentence: str
+) -> None:
     page = visit(server, "model=tiny")
     expect(page.locator("#tokens button")).to_have_count(16)
-    page.set_input_files("#file", files={"name": "a.json", "mimeType": "", "buffer": b"[[1, 2], [3, 4]]"})
-    expect(page.locator("#error")).to_have_text("expected hidden_states of 8 numbers a row, got none in this file")
+    page.set_input_files("#file", files={"name": "a.json", "mimeType": "", "buffer": data})
+    expect(page.locator("#error")).to_have_text(sentence)
     expect(page.locator("#tokens button")).to_have_count(16)
 
 

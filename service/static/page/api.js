@@ -5,7 +5,7 @@ import { read, write } from "./safetensors.js";
 const SAFETENSORS = "application/x-safetensors";
 let key = ""; // only here, never stored
 
-/** A refusal, in the server's own sentence; status 0: nobody answered. */
+/** What cannot be done, in the server's own sentence; status 0: nobody answered; none: the server was not asked. */
 export class Refusal extends Error {
   constructor(sentence, status) {
     super(sentence);

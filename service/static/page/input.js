@@ -1,5 +1,6 @@
 // What the model is given: a sentence, or for a model without text a tensor, from a file or random by seed.
 
+import { Refusal } from "./api.js";
 import { $, make } from "./elements.js";
 import { read } from "./safetensors.js";
 import { SENTENCE } from "./state.js";
@@ -73,8 +74,10 @@ export class Input {
 
   async #read(file) {
     if (!file) return;
-    const tensor = file.name.endsWith(".json") ? ofJson(await file.text()) : ofSafetensors(await file.arrayBuffer(), this.hidden);
-    if (tensor?.shape[2] !== this.hidden) throw new TypeError(this.t("notANumberGrid", { hidden: this.hidden }));
+    const tensor = await tensorOf(file, this.hidden).catch(({ message }) => {
+      throw new Refusal(message);
+    });
+    if (tensor?.shape[2] !== this.hidden) throw new Refusal(this.t("notANumberGrid", { hidden: this.hidden }));
     this.file = tensor;
     this.name = file.name;
     this.#name();
@@ -86,6 +89,9 @@ export class Input {
     $("tensor-name").textContent = file ? t("fileRows", { name, count: file.shape[1] }) : t("rows", { count: state.rows });
   }
 }
+
+const tensorOf = async (file, hidden) =>
+  file.name.endsWith(".json") ? ofJson(await file.text()) : ofSafetensors(await file.arrayBuffer(), hidden);
 
 /** The first sequence of hidden_states, else of a tensor that could be them. */
 function ofSafetensors(buffer, hidden) {

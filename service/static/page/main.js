@@ -1,6 +1,6 @@
 // The page: what is looked at (state.js), what the server said of it (the scene), and the panels that show both.
 
-import { describe, forward, models as listModels } from "./api.js";
+import { describe, forward, models as listModels, Refusal } from "./api.js";
 import { Arcs } from "./arcs.js";
 import { BlockDiagram } from "./block_diagram.js";
 import { onChange } from "./colours.js";
@@ -23,7 +23,6 @@ import { interventionsOf, WhatIf } from "./what_if.js";
 
 const state = fromHash(location.hash);
 let t = words(state.lang);
-let models = [];
 let description; // of the chosen model
 let scene; // of the last input; undefined until there is one
 let hovered; // the query under the pointer
@@ -40,7 +39,8 @@ const tour = new Tour($("tour"), () => ({ scene, description }), openPanel);
 
 async function start() {
   clear();
-  models = await listModels();
+  const models = await listModels();
+  if (!models.length) throw new Refusal(t("noModels"));
   if (!models.some(({ name }) => name === state.model)) {
     state.model = (models.find(({ accepts }) => accepts.includes("text")) ?? models[0]).name;
   }

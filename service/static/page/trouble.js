@@ -14,7 +14,7 @@ const LONGEST_WAIT_MS = 5000;
 export function watch(again, t) {
   addEventListener("unhandledrejection", (event) => {
     const { reason } = event;
-    if (!(reason instanceof Refusal || reason instanceof TypeError || reason instanceof SyntaxError)) return;
+    if (!(reason instanceof Refusal)) return;
     event.preventDefault();
     document.body.classList.remove("running");
     if (reason.status === 0) return void wait(again, t);
