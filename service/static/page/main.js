@@ -67,10 +67,11 @@ async function run() {
   hovered = undefined;
   tokens.show(scene.names);
   $("map").hidden = $("heads").hidden = !scene.maps;
-  if (scene.maps) showHeads();
   draw();
   tour.refresh(t);
-  await looked.seen();
+  await looked.seen(); // first what was asked for, then all heads
+  if (scene !== looked || !scene.maps) return;
+  showHeads();
   await looked.prefetch((layer, mapOf) => grid.refine(layer, mapOf, looked.size));
 }
 
@@ -84,6 +85,7 @@ const asker = (model, given) => async (addresses, interventions) => {
 function showHeads() {
   grid.show(scene.strongest, scene.measures, headName);
   grid.sort(state.sort);
+  grid.mark(scene.layer, scene.head);
 }
 
 const headName = (layer, head, { label }) => t("head", { layer, head }) + (label ? `: ${t(label)}` : "");
@@ -238,10 +240,7 @@ function listen() {
     start();
   });
   addEventListener("resize", () => scene && drawPanel());
-  onChange(() => {
-    if (scene?.maps) grid.redraw(headName);
-    draw();
-  });
+  onChange(speak); // which draws everything anew
 }
 
 watch(start, () => t);
