@@ -17,6 +17,8 @@ DOCKER_NETWORK ?= default
 IMAGE ?= glassblock
 PROVIDER ?= cpu
 MAX_ADDED_MB := 250
+# Where it is set, every process would compile all tests anew, which pytest rewrites.
+unexport PYTHONDONTWRITEBYTECODE
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
 .PHONY: install check test test-long test-oracles test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals openapi image clean

@@ -4,16 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from load_tests.goals import CODECS, OF_CEILING, P50_OVER_RAW
-
-mpl.use("Agg")  # no display where this runs
-
-from matplotlib import pyplot as plt
 
 COLUMNS = ("", "req/s", "tokens/s", "of ceiling", "p50 ms", "p99 ms", "CPU s/1000", "outside run", "RSS (PSS) MiB")
 
@@ -108,9 +103,12 @@ def markdown(report: dict[str, Any]) -> Iterator[str]:
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Writes a PNG: a panel a scenario, a bar a server, its length the share of the ceiling."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second, which only a picture is worth
+
     scenarios = list(report["scenarios"].values())
     height = 1.2 + 0.35 * len(report["titles"])
-    figure, axes = plt.subplots(1, len(scenarios), figsize=(4 * len(scenarios), height), sharey=True, squeeze=False)
+    figure = Figure(figsize=(4 * len(scenarios), height))
+    axes = figure.subplots(1, len(scenarios), sharey=True, squeeze=False)
     names = list(reversed(report["titles"]))
     for axis, scenario in zip(axes[0], scenarios, strict=True):
         shares = [scenario["servers"][name].get("of_ceiling", 0) for name in names]
@@ -122,4 +120,3 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("tokens/s, share of raw session.run", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -3,14 +3,10 @@
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")  # no display where this runs
-
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS = (
     "offered, of the peak", "goodput, of the peak", "p50 of 200, s", "p99 of 200, s", "p99 of 429, ms",
@@ -68,7 +64,10 @@ def _cell(values: list[float], form: str) -> str:
 
 def draw(figures: dict[str, Any], path: Path) -> None:
     """Writes a PNG: goodput, and p50 and p99 of good answers, against the load offered; medians, and their range."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    from matplotlib import figure as drawing  # noqa: PLC0415 - half a second, which only a picture is worth
+
+    figure = drawing.Figure(figsize=(9, 3.4))
+    left, right = figure.subplots(1, 2)
     factors = _factors(figures)
     if factors:
         _draw_goodput(left, factors)
@@ -79,10 +78,9 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axis.tick_params(labelsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
-def _draw_goodput(axis: Axes, factors: dict[float, list[dict[str, Any]]]) -> None:
+def _draw_goodput(axis: "Axes", factors: dict[float, list[dict[str, Any]]]) -> None:
     _line(axis, factors, lambda step: step["goodput_share"], 1, "answered with 200")
     most = max(factors)
     axis.plot([0, 1, most], [0, 1, 1], color="black", linewidth=1, linestyle=":", label="all that could be")
@@ -90,7 +88,7 @@ def _draw_goodput(axis: Axes, factors: dict[float, list[dict[str, Any]]]) -> Non
     axis.legend(fontsize=8, loc="lower right")
 
 
-def _draw_latencies(axis: Axes, factors: dict[float, list[dict[str, Any]]]) -> None:
+def _draw_latencies(axis: "Axes", factors: dict[float, list[dict[str, Any]]]) -> None:
     _line(axis, factors, _latency("200", "p99"), 1e-3, "99th percentile")
     _line(axis, factors, _latency("200", "p50"), 1e-3, "median")
     waits = [step["longest_wait_ms"] * 1e-3 for steps in factors.values() for step in steps]
@@ -100,7 +98,7 @@ def _draw_latencies(axis: Axes, factors: dict[float, list[dict[str, Any]]]) -> N
     axis.legend(fontsize=8, loc="lower right")
 
 
-def _line(axis: Axes, factors: dict[float, list[dict[str, Any]]], figure: Figure, unit: float, label: str) -> None:
+def _line(axis: "Axes", factors: dict[float, list[dict[str, Any]]], figure: Figure, unit: float, label: str) -> None:
     found = {factor: values for factor, steps in factors.items() if (values := _values(steps, figure, unit))}
     middles = [statistics.median(values) for values in found.values()]
     below = [middle - min(values) for middle, values in zip(middles, found.values(), strict=True)]

@@ -17,7 +17,7 @@ from service.admission import Door
 from service.api import operations, v1, v2, v2_repository
 from service.api.direct import Shortcut
 from service.api.document import DescribedAPI
-from service.codec.inference import PROBES
+from service.codec.inference_request import PROBES
 from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
 from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle

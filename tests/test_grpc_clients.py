@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.codec import open_inference_pb2
 from tests.server import Server
 from tests.service.inference import ROWS, forward
-from tests.test_clients import CLIENTS, ROOT, environment, run, use
+from tests.test_clients import CHANGE, CLIENTS, ROOT, environment, run, use
 
 pytestmark = pytest.mark.long  # their packages are downloaded and installed first
 PINS = CLIENTS / "tritonclient.txt"
@@ -36,6 +36,7 @@ def test_tritonclient_is_served_over_grpc_in_every_way_it_has_of_asking(
     np.testing.assert_array_equal(answers.pop(WEIGHTS), expected[WEIGHTS])
     np.testing.assert_array_equal(answers.pop("asynchronous"), np.stack([expected["block_output"]] * 8))
     np.testing.assert_array_equal(answers.pop("half"), forward(client, rows=ROWS.astype(np.float16))["block_output"])
+    np.testing.assert_array_equal(answers.pop("changed"), forward(client, interventions=CHANGE)["block_output"])
     rounded = forward(client, rows=answers.pop("bfloat_rows"))
     np.testing.assert_array_equal(answers.pop("bfloat"), rounded["block_output"])
     assert answers == {}

@@ -1,6 +1,7 @@
 """The rules of the house that no linter keeps."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def lines_with(path: Path, word: str) -> list[str]:
     return [f"{place}:{number}" for number, line in enumerate(text.splitlines(), 1) if word in line]
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 

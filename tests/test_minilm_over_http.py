@@ -22,16 +22,23 @@ IT_TO_CAT = 0.712
 
 
 @functools.cache
-def oracle(sentence: str) -> dict[str, Any]:
-    """Tokens, hidden states and attention weights of every layer, from `transformers` eager in float32."""
-    import torch
+def reference() -> tuple[Any, Any]:
+    """Model and tokenizer of `transformers`, eager, in float32."""
     from transformers import AutoModel, AutoTokenizer
 
     from export.sources import minilm
 
     folder = minilm.folder(MINILM)
     model = AutoModel.from_pretrained(folder, attn_implementation="eager", local_files_only=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@functools.cache
+def oracle(sentence: str) -> dict[str, Any]:
+    """Tokens, hidden states and attention weights of every layer."""
+    import torch
+
+    model, tokenizer = reference()
     inputs = tokenizer(sentence, return_tensors="pt")
     with torch.no_grad():
         found = model(**inputs, output_hidden_states=True, output_attentions=True)
@@ -81,20 +88,3 @@ def test_input_ids_give_the_same_answer_as_their_text(client: httpx.Client) -> N
     by_text = client.post("/v1/models/minilm/forward", json={"text": SENTENCES}).json()
     assert by_ids["outputs"] == by_text["outputs"]
     assert "tokens" not in by_ids
-
-
-def test_the_range_2_to_5_as_a_model_of_its_own_is_the_middle_of_the_whole(server: Server) -> None:
-    with Client(server.url, "minilm") as whole, Client(server.url, "minilm-2-5") as middle:
-        cache = whole.run(SENTENCES, outputs=["layers.2.layer_input", "layers.4.layer_output", "layers.3.query"])
-        found, inner = middle.run_with_cache(cache["layers.2.layer_input"], ["layers.1.query"])
-    for row in range(len(SENTENCES)):
-        assert np.array_equal(found[row], cache["layers.4.layer_output"][row])
-        assert np.array_equal(inner["layers.1.query"][row], cache["layers.3.query"][row])
-
-
-def test_a_range_that_does_not_begin_at_layer_0_takes_no_text(client: httpx.Client) -> None:
-    response = client.post("/v1/models/minilm-2-5/forward", json={"text": "Yes."})
-    assert response.status_code == httpx.codes.UNPROCESSABLE_ENTITY
-    assert response.json()["error"] == (
-        "expected hidden_states: model minilm-2-5 has no text front, so it takes no text - at text"
-    )

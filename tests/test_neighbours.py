@@ -47,7 +47,11 @@ def test_every_layers_attention_in_minilm_is_alike_alone_and_among_other_lengths
 
 
 @pytest.mark.parametrize(
-    "outputs", [["block_output"], ["attention_scores", "context", "ffn_output"]], ids=["lean", "inside"]
+    "outputs",
+    [
+        pytest.param(["block_output"], id="lean"),
+        pytest.param(["attention_scores", "context", "ffn_output"], id="inside", marks=pytest.mark.long),
+    ],
 )
 def test_a_head_dim_of_256_answers_alike_alone_and_among_other_lengths_across_64(
     neighbours: Server, outputs: list[str]

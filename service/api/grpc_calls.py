@@ -20,9 +20,9 @@ from service.api.v2_models import (
     statistics,
 )
 from service.api.v2_repository import hold_control, list_versions, load_anew, take_away
-from service.codec.inference import PROBES
 from service.codec.inference_head import lack
 from service.codec.inference_proto import read_parameters
+from service.codec.inference_request import PROBES
 from service.codec.open_inference_pb2 import DESCRIPTOR
 from service.codec.proto_wire import scan, unreadable
 from service.errors import NotFoundError

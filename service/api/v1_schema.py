@@ -7,6 +7,27 @@ from service.codec import safetensors
 _WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1}
+_VALUE: dict[str, Any] = {
+    "description": "A number, or lists of them that broadcast to one sequence's cells.",
+    "type": ["number", "array"],
+}
+_FROM: dict[str, Any] = {
+    "description": "The same cells of another sequence.",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["from"],
+    "properties": {"from": _WHOLE},
+}
+_CHANGES: dict[str, Any] = {
+    "description": "By address, without a reduction.",
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {"scale": _VALUE, "add": _VALUE, "set": {"anyOf": [_VALUE, _FROM]}},
+    },
+}
 _REQUEST: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -41,6 +62,11 @@ _REQUEST: dict[str, Any] = {
             "items": {"type": "string"},
             "minItems": 1,
         },
+        "interventions": {
+            "description": "Cells that are changed on their way through the layers: scales multiply, then adds sum, "
+            "then set decides. An object for every sequence, or a list with an object or null a sequence.",
+            "anyOf": [_CHANGES, {"type": "array", "items": {"anyOf": [_CHANGES, {"type": "null"}]}}],
+        },
         "timeout_s": {
             "description": "Seconds within which the answer must be computed, else 504; 0: none.",
             "type": "number",
@@ -74,7 +100,8 @@ _ANSWER: dict[str, Any] = {
 _BINARY_REQUEST = {
     "description": "safetensors: hidden_states (F32, F16, BF16) [batch, sequence, hidden] or input_ids (I64) "
     "[batch, sequence]; attention_mask (I64, BOOL) [batch, sequence]; sequence_lengths (I64) [batch], absent: all are "
-    "full. __metadata__: text, outputs, timeout_s and priority, each as JSON text.",
+    "full; ADDRESS.scale, ADDRESS.add, ADDRESS.set (F32, F16, BF16) [1 or batch, …]. __metadata__: text, outputs, "
+    "interventions, timeout_s and priority, each as JSON text.",
     "type": "string",
     "format": "binary",
 }
@@ -94,6 +121,12 @@ FORWARD: dict[str, Any] = {
                     "text": {"value": {"text": ["The cat sat."], "outputs": ["layers.0.attention_weights"]}},
                     "hidden_states": {
                         "value": {"hidden_states": [[[0.5, -1, 0, 2, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 1]]]}
+                    },
+                    "interventions": {
+                        "value": {
+                            "hidden_states": [[[0.5, -1, 0, 2, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 1]]],
+                            "interventions": {"layers.0.context[:, 1]": {"scale": 0}},
+                        }
                     },
                 },
             },

@@ -21,7 +21,8 @@ from service.api.v2_models import (
 )
 from service.api.v2_schema import INFER
 from service.codec.compression import check_encoding, choose_encoding, deflate, inflate
-from service.codec.inference import HEADER_LENGTH, PROBES, Exchange
+from service.codec.inference import HEADER_LENGTH, Exchange
+from service.codec.inference_request import PROBES
 from service.errors import UnreadableError, UnsupportedError
 from service.pipeline import answer
 from service.repository import Repository

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service import __version__
-from service.codec.inference import PROBES, list_outputs
+from service.codec.inference_request import PROBES, list_outputs
 from service.repository import Model, Repository
 from service.settings import Settings
 

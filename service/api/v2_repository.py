@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from service.api.document import SERVED, refusals
 from service.api.v2_schema import INDEX, LOAD, UNLOAD
 from service.codec.envelope import kind_of, parse, read_fields, wrong_type
-from service.codec.inference import PROBES
+from service.codec.inference_request import PROBES
 from service.errors import (
     IllegalRequestError,
     NotFoundError,

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from service.codec.interventions import MOST, MOST_AXES
+
 _WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-_SHAPE = {"type": "array", "items": _WHOLE | {"minimum": 1}, "minItems": 2, "maxItems": 3}
+_SHAPE = {"type": "array", "items": _WHOLE | {"minimum": 1}, "minItems": 1, "maxItems": MOST_AXES}
 _DATA = {
     "description": "Row-major, flat or nested as the shape says.",
     "type": "array",
@@ -19,10 +21,16 @@ _INPUT: dict[str, Any] = {
         {"required": ["parameters"], "properties": {"parameters": {"required": ["binary_data_size"]}, "data": False}},
     ],
     "properties": {
-        "name": {"enum": ["hidden_states", "attention_mask"]},
+        "name": {
+            "description": "hidden_states, attention_mask; of NAME.probes also ADDRESS.scale, .add or .set.",
+            "anyOf": [
+                {"enum": ["hidden_states", "attention_mask"]},
+                {"type": "string", "pattern": r"^.+\.(scale|add|set)$"},
+            ],
+        },
         "shape": _SHAPE,
         "datatype": {
-            "description": "hidden_states: FP32, FP16 or BF16; attention_mask: INT64 or BOOL.",
+            "description": "attention_mask: INT64 or BOOL; the others: FP32, FP16 or BF16.",
             "enum": ["FP32", "FP16", "BF16", "INT64", "BOOL"],
         },
         "data": _DATA,
@@ -71,7 +79,7 @@ _REQUEST: dict[str, Any] = {
                 },
             },
         },
-        "inputs": {"type": "array", "items": _INPUT, "minItems": 1, "maxItems": 2},
+        "inputs": {"type": "array", "items": _INPUT, "minItems": 1, "maxItems": 2 + MOST},
         "outputs": {
             "description": "Absent: all that the model's metadata lists.",
             "type": "array",
@@ -147,7 +155,26 @@ INFER: dict[str, Any] = {
                                 }
                             ],
                         }
-                    }
+                    },
+                    "interventions": {
+                        "value": {
+                            "inputs": [
+                                {
+                                    "name": "hidden_states",
+                                    "shape": [1, 1, 8],
+                                    "datatype": "FP32",
+                                    "data": [0.5, -1, 0, 2, 1, 0, 0, 1],
+                                },
+                                {
+                                    "name": "layers.0.context[:, 1].scale",
+                                    "shape": [1],
+                                    "datatype": "FP32",
+                                    "data": [0],
+                                },
+                            ],
+                            "outputs": [{"name": "block_output"}],
+                        }
+                    },
                 },
             },
             "application/octet-stream": {"schema": _BYTES},

@@ -1,11 +1,10 @@
 """The Open Inference Protocol: JSON, with tensors in it or as bytes behind it (the binary tensor extension).
 
-Names, datatypes, shapes and byte counts are held against each other here, where their place in the request is known;
-values and addresses are left to check.py.
+Byte counts are held against shapes here; names, datatypes and shapes against the model in inference_request.py.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,31 +13,19 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.address import expand, name_of
+from service.address import expand
 from service.codec import float_text
 from service.codec.envelope import not_finite
-from service.codec.inference_head import Head, InputHead, OutputHead, read_head
-from service.codec.inference_input import DATATYPES, STORED, Numbers, cut_numbers, read_hidden_states, read_mask
+from service.codec.inference_head import Head, InputHead, read_head
+from service.codec.inference_input import DATATYPES, STORED, Numbers, cut_numbers
+from service.codec.inference_request import PROBES, asked_outputs, list_outputs, read_tensors
 from service.errors import IllegalRequestError, UnreadableError
-from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.manifest import ModelSpec
 from service.tensors import BlockResult, Tensors
 
-PROBES = ".probes"  # behind a model's name: the same model, whose outputs are what is inside
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_DATATYPES = {"hidden_states": ("FP32", "FP16", "BF16"), "attention_mask": ("INT64", "BOOL")}
 
 _RAW = Head(model="", id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
-
-
-def list_outputs(spec: ModelSpec, *, probes: bool) -> dict[str, tuple[int, ...]]:
-    """What a model's metadata lists: each output's full address and its sizes, -1 for those that a request decides."""
-    if not probes:
-        return {FINAL_OUTPUT: tuple(spec.outputs[0].shape)}
-    return {
-        f"layers.{layer}.{name}": tuple(tensor.shape)
-        for layer, tensors in enumerate(spec.probes)
-        for name, tensor in tensors.items()
-    }
 
 
 @dataclass(slots=True)
@@ -126,89 +113,6 @@ class Exchange:
         if len(wanted) == len(asked):
             return result.outputs.keys()
         return {key for name in wanted for key in expand((name,), self.spec, most)}
-
-
-def read_tensors(
-    head: Head, spec: ModelSpec, find: Callable[[tuple[InputHead, ...]], Mapping[str, Any]], *, probes: bool
-) -> Tensors:
-    """Holds a head against the model, and reads the tensors that it speaks of.
-
-    Args:
-        head: of the request.
-        spec: of the model that was asked.
-        find: gives each input's data by name, as `read_hidden_states` and `read_mask` take it, or says what is wrong.
-        probes: whether the model was asked as NAME.probes.
-
-    Raises:
-        IllegalRequestError: the outputs or inputs are not the model's, or the data is not as the head says; says where.
-    """
-    outputs = tuple(output.name for output in asked_outputs(head, spec, probes=probes))
-    inputs = check_inputs(head.inputs, spec)
-    data = find(head.inputs)
-    mask = inputs.get("attention_mask")
-    return Tensors(
-        hidden_states=read_hidden_states(inputs["hidden_states"], data["hidden_states"]),
-        attention_mask=None if mask is None else read_mask(mask, data["attention_mask"]),
-        outputs=outputs,
-        timeout_s=head.timeout_s,
-        priority=head.priority,
-    )
-
-
-def asked_outputs(head: Head, spec: ModelSpec, *, probes: bool) -> tuple[OutputHead, ...]:
-    """What was asked for, in order; by default all that the metadata lists.
-
-    Raises:
-        IllegalRequestError: something inside a model that was not asked as NAME.probes.
-    """
-    if head.outputs is None:
-        return tuple(OutputHead(name, None, "") for name in list_outputs(spec, probes=probes))
-    for output in head.outputs:
-        if not probes and (name := name_of(output.name)) != FINAL_OUTPUT and spec.aliases.get(name) != FINAL_OUTPUT:
-            message = f"expected {FINAL_OUTPUT}: what is inside is an output of model {spec.name}{PROBES}"
-            raise IllegalRequestError(message, code="unknown_output", at=f"{output.place}.name")
-    return head.outputs
-
-
-def check_inputs(heads: tuple[InputHead, ...], spec: ModelSpec) -> dict[str, InputHead]:
-    """The inputs by name, each once, known, of a datatype that is taken, their shapes those of one batch.
-
-    Raises:
-        IllegalRequestError: one is not; says where.
-    """
-    found: dict[str, InputHead] = {}
-    for head in heads:
-        if head.name not in _DATATYPES:
-            message = f"expected an input called {' or '.join(_DATATYPES)}, got another one"
-            raise IllegalRequestError(message, code="unknown_input", at=f"{head.place}.name")
-        if head.name in found:
-            message = f"input {head.name} came twice"
-            raise IllegalRequestError(message, code="duplicate_input", at=f"{head.place}.name")
-        if head.datatype not in _DATATYPES[head.name]:
-            message = f"expected datatype {' or '.join(_DATATYPES[head.name])}, got another one"
-            raise IllegalRequestError(message, code="dtype_mismatch", at=f"{head.place}.datatype")
-        found[head.name] = head
-    if "hidden_states" not in found:
-        message = "expected an input called hidden_states, got none"
-        raise IllegalRequestError(message, code="missing_input", at="inputs")
-    states, mask = found["hidden_states"], found.get("attention_mask")
-    _check_rank(states, ("batch", "sequence", "hidden"))
-    if states.shape[2] != spec.hidden_size:
-        message = f"expected hidden_size {spec.hidden_size}, got {states.shape[2]}"
-        raise IllegalRequestError(message, code="wrong_shape", at=f"{states.place}.shape[2]")
-    if mask:
-        _check_rank(mask, ("batch", "sequence"))
-        for axis, size in enumerate(mask.shape):
-            if size != states.shape[axis]:
-                message = f"expected {states.shape[axis]}, as hidden_states has, got {size}"
-                raise IllegalRequestError(message, code="wrong_shape", at=f"{mask.place}.shape[{axis}]")
-    return found
-
-
-def _check_rank(head: InputHead, axes: tuple[str, ...]) -> None:
-    if len(head.shape) != len(axes):
-        message = f"expected a shape of {len(axes)} sizes ({', '.join(axes)}), got {len(head.shape)}"
-        raise IllegalRequestError(message, code="wrong_shape", at=f"{head.place}.shape")
 
 
 def _find_data(heads: tuple[InputHead, ...], numbers: dict[str, Numbers], behind: memoryview | None) -> dict[str, Any]:

@@ -29,6 +29,7 @@ STORED: dict[str, np.dtype[Any]] = {
 }
 DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}  # of outputs
 _DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?P<list>\[(?P<nested>[ \t\r\n]*\[[ \t\r\n]*\[)?)')
+_NESTED_AXES = 3  # of a list that C reads nested
 _NONCE = secrets.token_hex(16)  # so that a client cannot write what stands for numbers
 
 
@@ -80,11 +81,11 @@ def _read_list(text: bytes, start: int, *, nested: bool) -> tuple[tuple[Float32A
     return flat and ((flat[0],), flat[1])
 
 
-def read_hidden_states(head: InputHead, data: Any) -> tuple[Float32Array, ...]:
-    """One float32 [sequence, hidden] a sequence; FP16 and BF16 are widened.
+def read_floats(head: InputHead, data: Any) -> tuple[Float32Array, ...]:
+    """One float32 array of the other sizes for each of the first axis; FP16 and BF16 are widened.
 
     Args:
-        head: with a shape of three sizes, and one of these datatypes.
+        head: of one of these datatypes.
         data: bytes, just as many as they take; or `Numbers` or a simdjson value. A number in the text of an FP16 or
             BF16 tensor stands for the nearest number that these have.
 
@@ -93,6 +94,8 @@ def read_hidden_states(head: InputHead, data: Any) -> tuple[Float32Array, ...]:
     """
     if isinstance(data, memoryview):
         return tuple(raw.widen(raw.view(data, STORED[head.datatype], head.shape)))
+    if isinstance(data, Numbers) and data.nested and len(head.shape) != _NESTED_AXES:
+        data = _read_again(data)
     if not isinstance(data, Numbers):
         values = _walk(data, head, _are_numbers, "a number")
         with np.errstate(over="ignore"):  # what became infinite is found by the check
@@ -109,7 +112,7 @@ def read_mask(head: InputHead, data: Any) -> tuple[BoolArray, ...]:
 
     Args:
         head: with a shape of two sizes, and one of these datatypes.
-        data: as `read_hidden_states` takes it.
+        data: as `read_floats` takes it.
 
     Raises:
         IllegalRequestError: another number, not as many as the shape says, or something else among them.
@@ -120,9 +123,14 @@ def read_mask(head: InputHead, data: Any) -> tuple[BoolArray, ...]:
             raise IllegalRequestError("expected 0 or 1, got another number", code="wrong_type", at=head.place)
         return tuple(values.astype(np.bool_))
     if isinstance(data, Numbers):  # read as float32, which is not how whole numbers are to be read
-        data = parse(b'{"data":%b}' % data.text[data.start : data.stop])["data"]
+        data = _read_again(data)
     found = _walk(data, head, _are_mask, "0, 1, true or false")
     return tuple(np.asarray(found, np.bool_).reshape(head.shape))
+
+
+def _read_again(numbers: Numbers) -> Any:
+    """The list as simdjson's."""
+    return parse(b'{"data":%b}' % numbers.text[numbers.start : numbers.stop])["data"]
 
 
 def _round(values: Float32Array, datatype: str) -> Float32Array:

@@ -14,7 +14,6 @@ from google.protobuf.message import DecodeError
 
 from service.codec import proto_wire
 from service.codec.envelope import read_whole
-from service.codec.inference import PROBES, read_tensors
 from service.codec.inference_head import (
     REGION,
     SEQUENCE,
@@ -26,6 +25,7 @@ from service.codec.inference_head import (
     read_timeout,
 )
 from service.codec.inference_input import DATATYPES, STORED, check_count
+from service.codec.inference_request import PROBES, read_tensors
 from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.manifest import ModelSpec

@@ -1,5 +1,9 @@
-"""Interventions in JSON: {ADDRESS: {VERB: a number, lists of numbers, or {"from": a sequence}}}, or a list of these."""
+"""Interventions in JSON: {ADDRESS: {VERB: a number, lists of numbers, or {"from": a sequence}}}, or a list of these.
 
+As tensors they are called ADDRESS.VERB; the first axis is 1, for every sequence, or has one value a sequence.
+"""
+
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -8,10 +12,12 @@ import simdjson
 
 from service.codec.envelope import read_fields, read_whole, wrong_type
 from service.errors import IllegalRequestError
+from service.intervention import VERBS
 from service.tensors import Float32Array, Intervention
 
 MOST = 4096  # that `max_interventions` can be set to
 _NESTED = 8  # more than any tensor has axes
+MOST_AXES = 1 + _NESTED  # the batch's, and a value's
 
 
 def read(value: Any) -> tuple[tuple[Intervention, ...], int | None]:
@@ -32,7 +38,7 @@ def read(value: Any) -> tuple[tuple[Intervention, ...], int | None]:
         if isinstance(item, simdjson.Object):
             found += _read_object(item, index, f"interventions[{index}]")
             if len(found) > MOST:
-                raise _too_many(f"interventions[{index}]")
+                raise too_many(f"interventions[{index}]")
         elif item is not None:
             raise wrong_type("an object or null", item, f"interventions[{index}]")
     return tuple(found), len(value)
@@ -46,16 +52,62 @@ def count_brackets(value: Any) -> int:
         return sum(count_brackets(key) + count_brackets(value[key]) for key in value.keys())  # noqa: SIM118
     if not isinstance(value, simdjson.Array):
         return 0
-    if len(value) and not isinstance(value[0], simdjson.Array | simdjson.Object | str | None):  # numbers
+    if len(value) and isinstance(value[0], int | float):  # and so all the others
         return 1
     return 1 + sum(count_brackets(item) for item in value)
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """ADDRESS and VERB of a tensor called ADDRESS.VERB; None for any other name."""
+    address, _, verb = name.rpartition(".")
+    return (address, verb) if address and verb in VERBS else None
+
+
+def check_shape(shape: Sequence[int], batch_size: int, place: str) -> None:
+    """Holds a tensor's shape against the batch; what is behind its first axis is left to check.py.
+
+    Raises:
+        IllegalRequestError: the first size is neither 1 nor the batch's, or there are more than any value has.
+    """
+    if not 1 <= len(shape) <= MOST_AXES:
+        message = f"expected a shape of 1 to {MOST_AXES} sizes, got {len(shape)}"
+        raise IllegalRequestError(message, code="wrong_shape", at=f"{place}.shape")
+    if shape[0] not in {1, batch_size}:
+        message = f"expected 1, for all sequences, or {batch_size}, one for each, got {shape[0]}"
+        raise IllegalRequestError(message, code="wrong_shape", at=f"{place}.shape[0]")
+
+
+def from_tensors(tensors: Iterable[tuple[str, Sequence[Float32Array], str]]) -> tuple[Intervention, ...]:
+    """The interventions of tensors: one for every sequence, or one a sequence.
+
+    Args:
+        tensors: a name ADDRESS.VERB, values by the first axis, and the place in the request, of each.
+
+    Raises:
+        IllegalRequestError: more than can be set as a limit.
+    """
+    found: list[Intervention] = []
+    for name, values, place in tensors:
+        address, _, verb = name.rpartition(".")
+        sequences = range(len(values)) if len(values) > 1 else (None,)
+        pairs = zip(sequences, values, strict=True)
+        found += [Intervention(sequence, address, verb, np.asarray(value), place) for sequence, value in pairs]
+        if len(found) > MOST:
+            raise too_many(place)
+    return tuple(found)
+
+
+def too_many(place: str) -> IllegalRequestError:
+    """More interventions than any limit lets through."""
+    message = f"expected at most {MOST:,} interventions, got more"
+    return IllegalRequestError(message, code="too_many_interventions", at=place)
 
 
 def _read_object(value: Any, sequence: int | None, place: str) -> list[Intervention]:
     found: list[Intervention] = []
     addresses = list(islice(value.keys(), MOST + 1))
     if len(addresses) > MOST:
-        raise _too_many(place)
+        raise too_many(place)
     seen = set()
     for number, address in enumerate(addresses):
         where = f"{place}[{number}]"
@@ -67,14 +119,9 @@ def _read_object(value: Any, sequence: int | None, place: str) -> list[Intervent
             raise wrong_type("an object of scale, add or set", verbs, where)
         if not len(verbs):
             raise IllegalRequestError("expected scale, add or set, got none", code="missing_field", at=where)
-        for verb, operand in read_fields(verbs, ("scale", "add", "set"), where).items():
+        for verb, operand in read_fields(verbs, VERBS, where).items():
             found.append(Intervention(sequence, address, verb, _read_value(operand, f"{where}.{verb}"), where))
     return found
-
-
-def _too_many(place: str) -> IllegalRequestError:
-    message = f"expected at most {MOST:,} interventions, got more"
-    return IllegalRequestError(message, code="too_many_interventions", at=place)
 
 
 def _read_value(value: Any, place: str) -> Float32Array | int:

@@ -88,15 +88,15 @@ def _decode_fast(body: bytes) -> Tensors:
     if (found := count_lists(envelope)) > MAX_LISTS:
         raise too_many_lists()
     fields = read_fields(document, FIELDS, "body")
+    changes = fields.get("interventions")
+    if changes is not None and envelope.count(b"{") > MAX_LISTS:
+        raise too_many_lists()
+    interventions, listed = ((), None) if changes is None else read_interventions(changes)
     if None in fields.values() or (hidden_states is None and "hidden_states" in fields):
         raise _NotPlainError
     tensors = {name: _read_tensor(name, fields[name]) for name in _READERS.keys() & fields.keys()}
     text, in_text = _read_strings(fields.get("text"))
     outputs, in_outputs = _read_strings(fields.get("outputs"), bare=False)
-    changes = fields.get("interventions")
-    if changes is not None and envelope.count(b"{") > MAX_LISTS:
-        raise too_many_lists()
-    interventions, listed = ((), None) if changes is None else read_interventions(changes)
     brackets = sum(count for _, count in tensors.values()) + in_text + in_outputs + count_brackets(changes)
     # A backslash may hide a bracket from the count, or bring one in.
     if b"\\" in envelope or found != brackets:

@@ -57,6 +57,10 @@ answer = client.infer("tiny.probes", inputs(), model_version="1", outputs=asked)
 facts["names"] = [output.name for output in answer.get_response().outputs]
 for address in facts["names"]:
     answers[address] = answer.as_numpy(address)
+change = triton.InferInput("layers.0.context[:, 1].scale", [1], "FP32")
+change.set_data_from_numpy(np.zeros(1, np.float32))
+answer = client.infer("tiny.probes", [*inputs(), change], outputs=outputs("block_output"))
+answers["changed"] = answer.as_numpy("block_output")
 half = GIVEN["hidden_states"].astype(np.float16)
 answers["half"] = client.infer("tiny", inputs(half, "FP16")).as_numpy("block_output")
 rounded = GIVEN["hidden_states"].astype(ml_dtypes.bfloat16)

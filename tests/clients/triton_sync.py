@@ -68,6 +68,11 @@ answers["half"] = client.infer("tiny", inputs(states=half, datatype="FP16")).as_
 rounded = GIVEN["hidden_states"].astype(ml_dtypes.bfloat16)
 answers["bfloat"] = client.infer("tiny", inputs(states=rounded, datatype="BF16")).as_numpy("block_output")
 answers["bfloat_rows"] = rounded.astype(np.float32)
+for binary in (True, False):
+    change = triton.InferInput("layers.0.context[:, 1].scale", [1], "FP32")
+    change.set_data_from_numpy(np.zeros(1, np.float32), binary_data=binary)
+    answer = client.infer("tiny.probes", [*inputs(binary=binary), change], outputs=outputs("block_output"))
+    answers[f"changed_{'binary' if binary else 'json'}"] = answer.as_numpy("block_output")
 waiting = [client.async_infer("tiny", inputs()) for _ in range(8)]
 answers["asynchronous"] = np.stack([one.get_result().as_numpy("block_output") for one in waiting])
 answer = client.infer("tiny", inputs(), request_id="an-id", priority=1, timeout=5_000_000)

@@ -18,7 +18,7 @@ from export.proof import tolerance
 from tests import artifacts
 
 SCHEMA = json.loads((artifacts.ROOT / "docs" / "artifact.schema.json").read_text(encoding="utf-8"))
-ALL = ("tiny", "minilm", "my-block", "encoder-post-relu", "textbook-multi-head", "causal-final-norm", "head-256")
+ALL = (*artifacts.SERVED, pytest.param("causal-final-norm", marks=pytest.mark.long))
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -37,6 +37,9 @@ def test_an_artifact_keeps_the_contract(name: str, artifact: Callable[[str], Pat
         assert facts == {"sha256": file_sha256(folder / path), "bytes": (folder / path).stat().st_size}
     assert manifest["parity"]["padded_equals_alone"]
     assert manifest["parity"]["layers_equal_model"]
+    sites = [site for layer in manifest["layers"] for site in (layer["editable"] or {"sites": []})["sites"]]
+    assert manifest["parity"]["overridden_sites"] == len(sites)
+    assert bool(sites) == (manifest["config"] is not None)
     names = {f"layers.{i}.{spec['name']}" for i, layer in enumerate(manifest["layers"]) for spec in layer["outputs"]}
     assert {*manifest["parity"]["outputs"]} - {"block_output"} == {n for n in names if not n.endswith(".block_output")}
 
@@ -71,6 +74,25 @@ def spec_facts(spec: dict[str, Any]) -> tuple[str, int, list[int | str]]:
     dims = [("batch" if axis == "batch" else "sequence") if size < 0 else size
             for axis, size in zip(spec["axes"], spec["shape"], strict=True)]  # fmt: skip
     return spec["name"], kind, dims
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "my-block"])
+def test_an_editable_graph_is_its_layer_with_optional_inputs_for_every_site(
+    name: str, artifact: Callable[[str], Path]
+) -> None:
+    folder = artifact(name)
+    for layer in manifest_of(folder)["layers"]:
+        specs = {spec["name"]: spec for spec in layer["outputs"]}
+        sites = layer["editable"]["sites"]
+        assert sites == [name for name in specs if name not in {"layer_input", "block_output"}]
+        graph = onnx.load(folder / layer["editable"]["graph"], load_external_data=False).graph
+        names = ["hidden_states", "attention_mask", "overridden", *(f"override_{site}" for site in sites)]
+        assert [value.name for value in graph.input] == names
+        flags = graph.input[2].type.tensor_type
+        assert (flags.elem_type, [dim.dim_value for dim in flags.shape.dim]) == (onnx.TensorProto.BOOL, [len(sites)])
+        assert [value_facts(value) for value in graph.output] == [spec_facts(spec) for spec in layer["outputs"]]
+        assert [value_facts(value)[1] for value in graph.input[3:]] == [onnx.TensorProto.FLOAT] * len(sites)
+        assert {*names[2:]} <= {tensor.name for tensor in graph.initializer}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -116,6 +138,7 @@ def test_my_block_is_served_with_its_own_names_and_equals_pytorch(artifact: Call
     assert np.all((np.abs(got - truth) <= tolerance(float(np.abs(plain - truth)[keep].max()), truth))[keep])
 
 
+@pytest.mark.long
 def test_a_layer_range_keeps_the_sources_numbers(artifact: Callable[[str], Path]) -> None:
     manifest = manifest_of(artifact("minilm-2-5"))
     assert manifest["source"]["layers"] == [2, 5]

@@ -47,9 +47,8 @@ def test_a_module_tells_its_heads_by_a_whole_number_alone(
     assert load(name, tmp_path, monkeypatch).num_attention_heads == heads
 
 
-@pytest.mark.parametrize(
-    ("name", "heads"), [HEADS[0], *(pytest.param(*told, marks=pytest.mark.long) for told in HEADS[1:])]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "heads"), HEADS)
 def test_the_manifest_has_the_heads_that_the_module_tells(
     name: str, heads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,7 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(
     assert refuse(words, place, capsys, monkeypatch) == sentence
 
 
+@pytest.mark.long
 def test_a_module_whose_answer_moves_with_padding_is_refused(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ _FORMS = "mlserver/rest/openapi/dataplane.json"
 _NUMBER = {"type": "number", "minimum": -1000, "maximum": 1000}
 _WHOLE = {"enum": [0, 1, 7, 2**53, 2**63 - 1]}  # JSON Schema's integers hold 1.0, which is no whole number here
 _ADDRESSES = ["block_output", "layers.0.attention_weights", "layers.1.query"]
+_CHANGED = ["layers.0.context[:, 1]", "layers.1.resid_mid[-1]", "layers.*.ffn_output"]
 Document = dict[str, Any]
 
 
@@ -50,6 +51,7 @@ def fitted() -> Document:
             fields["hidden_states"] = _lists(_NUMBER, 2, 2, 8)
             fields["attention_mask"] = _lists({"enum": [0, 1]}, 2, 2)
             fields["outputs"] = _some(_ADDRESSES)
+            fields["interventions"] = _changes()
             fields["priority"] = _WHOLE
             del fields["text"], fields["input_ids"], media["schema"]["oneOf"]
             media["schema"]["required"] = ["hidden_states"]
@@ -122,6 +124,13 @@ def _lists(element: Document, *lengths: int) -> Document:
 
 def _some(values: list[Any]) -> Document:
     return {"type": "array", "items": {"enum": values}, "minItems": 1, "uniqueItems": True}
+
+
+def _changes() -> Document:
+    """Interventions in cells that are there and do not overlap."""
+    verbs = {"scale": _NUMBER, "add": _NUMBER, "set": _NUMBER}
+    change = {"type": "object", "properties": verbs, "minProperties": 1, "additionalProperties": False}
+    return {"type": "object", "properties": dict.fromkeys(_CHANGED, change), "additionalProperties": False}
 
 
 def _states() -> Document:

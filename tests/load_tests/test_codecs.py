@@ -17,7 +17,7 @@ from load_tests.server import RunningServer
 from tests.server import Server
 
 pytestmark = pytest.mark.long
-MODEL, HIDDEN_SIZE = "encoder-pre-gelu", 32
+MODEL, HIDDEN_SIZE = "encoder-post-relu", 32
 TITLES = {NESTED: "Glassblock (JSON)", FLAT: "Glassblock (flat JSON)", BINARY: "Glassblock (binary)"}
 
 

@@ -77,10 +77,15 @@ def read(answer: httpx.Response) -> dict[str, NDArray[Any]]:
 
 
 def forward(
-    client: httpx.Client, *outputs: str, rows: NDArray[Any] = ROWS, model: str = "tiny", masked: bool = True
+    client: httpx.Client,
+    *outputs: str,
+    rows: NDArray[Any] = ROWS,
+    model: str = "tiny",
+    masked: bool = True,
+    **more: Any,
 ) -> dict[str, NDArray[np.float32]]:
     """What /v1 answers to the same tensors."""
-    body = {"hidden_states": rows.astype(np.float32).tolist(), "outputs": outputs or ("block_output",)}
+    body = {"hidden_states": rows.astype(np.float32).tolist(), "outputs": outputs or ("block_output",), **more}
     if masked:
         body["attention_mask"] = MASK.tolist()
     answer = client.post(f"/v1/models/{model}/forward", json=body)

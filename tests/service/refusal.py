@@ -8,7 +8,7 @@ GOOD_ROW = "[1,0,0,0,0,0,0,1]"
 GOOD = f'{{"hidden_states":[[{GOOD_ROW}]]}}'.encode()
 NAMES = {
     *("hidden_states", "input_ids", "text", "attention_mask", "outputs", "block_output", "layers", "minilm", "tiny"),
-    *("timeout_s", "priority"),
+    *("timeout_s", "priority", "interventions", "scale", "from"),
     *("layer_output", "query", "layers.0.query", "layers.1.query", "resid_mid", "attention_weights"),
     *("null", "true", "false", "Infinity", "-Infinity"),
 }

@@ -104,7 +104,7 @@ def test_outputs_that_are_no_list_of_addresses_are_refused(
 
 
 def test_an_address_means_to_each_model_its_own_layers(client: httpx.Client) -> None:
-    for model in ("tiny", "minilm-2-5") * 2:
+    for model in ("tiny", "minilm") * 2:
         described = client.get(f"/v1/models/{model}").json()
         asked = {"hidden_states": [[[0.5] * described["hidden_size"]]], "outputs": ["attention_weights"]}
         names = [f"layers.{layer}.attention_weights" for layer in range(described["num_layers"])]

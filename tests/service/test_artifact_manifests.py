@@ -17,6 +17,11 @@ SHAPES = f"{HERE} golden: request, mask and answer differ in shape, or a mask hi
 AXES = f"{HERE} layers.0.outputs.1: axes and shape do not agree: batch is first, and -1 is for batch and sequence axes"
 INPUTS = f"{HERE} inputs and outputs are not those of a block of hidden_size"
 FRONT = {"tokenizer": "text/tokenizer.json", "embeddings": "text/embeddings.onnx", "vocab_size": 5, "max_tokens": 5}
+SITES = (
+    *("attention_input", "query", "key", "value", "attention_scores", "attention_weights", "context"),
+    *("attention_output", "resid_mid", "ffn_input", "ffn_pre_activation", "ffn_post_activation", "ffn_output"),
+    *("resid_post", "layer_output"),
+)
 FILE = {"sha256": "0" * 64, "bytes": 1}
 
 
@@ -27,6 +32,20 @@ def _edit(edit: Callable[[dict[str, Any]], object]) -> Corruption:
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
     return spoil
+
+
+def _optional(*sites: str) -> list[str]:
+    return ["overridden", *(f"override_{site}" for site in sites)]
+
+
+def _drop(layer: int, index: int) -> Corruption:
+    """One output of a layer fewer, and no site of it."""
+
+    def drop(manifest: dict[str, Any]) -> None:
+        described = manifest["layers"][layer]
+        described["editable"]["sites"].remove(described["outputs"].pop(index)["name"])
+
+    return _edit(drop)
 
 
 def _replace(make: Callable[[Path], object]) -> Corruption:
@@ -75,9 +94,14 @@ CASES: dict[str, tuple[Corruption, str]] = {
     "axes without a sequence": (change("layers", 0, "outputs", 1, "axes", value=["batch", "x", "y"]), AXES),
     "layers none": (change("layers", value=[]), f"{HERE} layers: List should have at least 1 item after validation, not 0"),
     "layers reversed": (_edit(lambda m: m["layers"].reverse()), f"{HERE} the layers' graphs are not layers/0.onnx, layers/1.onnx and so on"),
-    "layer without output": (_edit(lambda m: m["layers"][0]["outputs"].pop()), f"{HERE} a layer before the last has no layer_output"),
-    "probe dropped": (_edit(lambda m: m["layers"][1]["outputs"].pop(14)), "HERE/layers/1.onnx: differs from manifest.json: output ('layer_output', 'tensor(float)', [-1, -1, 8]) in the manifest, ('resid_post', 'tensor(float)', [-1, -1, 8]) in the graph; 15 outputs in the manifest, 16 in the graph"),
-    "last layer without output": (_edit(lambda m: m["layers"][1]["outputs"].pop()), f"{HERE} the last layer has neither layer_output nor block_output"),
+    "layer without output": (_drop(0, -1), f"{HERE} a layer before the last has no layer_output"),
+    "probe dropped": (_drop(1, 14), "HERE/layers/1.onnx: differs from manifest.json: output ('layer_output', 'tensor(float)', [-1, -1, 8]) in the manifest, ('resid_post', 'tensor(float)', [-1, -1, 8]) in the graph; 15 outputs in the manifest, 16 in the graph"),
+    "last layer without output": (_drop(1, -1), f"{HERE} the last layer has neither layer_output nor block_output"),
+    "site of nothing": (change("layers", 0, "editable", "sites", 0, value="nothing"), f"{HERE} layers.0: a site of the editable graph is none of its outputs"),
+    "site that is given": (change("layers", 0, "editable", "sites", 0, value="layer_input"), f"{HERE} layers.0: a site of the editable graph is none of its outputs"),
+    "sites of another graph": (_edit(lambda m: m["layers"][1]["editable"]["sites"].reverse()), f"HERE/layers/1.editable.onnx: differs from manifest.json: optional inputs {_optional(*reversed(SITES))} in the manifest, {_optional(*SITES)} in the graph"),
+    "editable graph of another layer": (change("layers", 1, "editable", "graph", value="layers/0.editable.onnx"), f"{HERE} the layers' graphs are not layers/0.onnx, layers/1.onnx and so on"),
+    "editable graph not listed": (_edit(lambda m: m["files"].pop("layers/0.editable.onnx")), f"{HERE} files: layers/0.editable.onnx is not listed"),
     "alias of nothing": (change("aliases", value={"answer": "nothing"}), f"{HERE} an alias must stand for block_output and be no probe's name"),
     "alias over a probe": (change("aliases", value={"query": "block_output"}), f"{HERE} an alias must stand for block_output and be no probe's name"),
     "length 0": (change("limits", "max_sequence_length", value=0), f"{HERE} limits.max_sequence_length: Input should be greater than or equal to 1"),

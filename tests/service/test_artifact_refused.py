@@ -1,6 +1,5 @@
 """A spoilt artifact at the command line: one line, exit code 1, never ready; and one that spoils later: 503."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,15 +49,11 @@ def test_one_spoilt_artifact_ends_the_process_with_one_line(
     tmp_path: Path, artifact: Callable[[str], Path], command: str, spoil: Corruption, sentence: str
 ) -> None:
     folder = copy_artifact(artifact("tiny"), tmp_path)
-    copy_artifact(artifact("causal-final-norm"), tmp_path)
+    copy_artifact(artifact("head-256"), tmp_path)
     spoil(folder)
-    words, outputs = [command, f"--models={tmp_path}", "--http-port=0"], (tmp_path / ".stdout", tmp_path / ".stderr")
-    process = forked.start("service.__main__", words, os.environ, *outputs)
-    process.join(5)
-    assert process.exitcode == 1
-    stdout, stderr = (path.read_text(encoding="utf-8") for path in outputs)
-    assert stderr.replace(str(folder), "HERE") == f"glassblock-serve: {sentence}\n"
-    assert stdout == ""
+    done = forked.run(tmp_path, command, f"--models={tmp_path}", "--http-port=0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.replace(str(folder), "HERE") == f"glassblock-serve: {sentence}\n"
 
 
 INSIDE = hidden_states(f"[[{GOOD_ROW}]]", ',"outputs":["query"]')

@@ -4,7 +4,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from service.repository import load_model
 from service.runner import Runner
 from service.settings import Settings
 from service.tensors import Output, Sequence, View
+from tests import forked
 from tests.server import Server, link_models, running
 from tests.service.refusal import assert_refused
 
@@ -51,17 +51,11 @@ def test_the_limit_is_the_cgroups_or_else_the_machines_memory(
     assert available_bytes(tmp_path, tmp_path / "meminfo") == limit
 
 
-def start(models: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Starts the command, which is expected to end by itself."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "service", "serve", f"--models={models}", "--http-port=0", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
-
-
 def test_a_start_that_does_not_fit_says_what_takes_how_much_and_ends(
     artifact: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = start(link_models(tmp_path, {"tiny": artifact("tiny")}), max_memory_bytes=64 * MIB)
+    models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
+    done = forked.run(tmp_path, "serve", f"--models={models}", "--http-port=0", f"--max-memory-bytes={64 * MIB}")
     assert done.returncode == 1
     assert re.fullmatch(
         r"glassblock-serve: expected [\d,]+ MiB of memory at most to be within 64 MiB \(max_memory_bytes\): "

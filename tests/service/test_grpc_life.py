@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests import forked
 from tests.server import Server, link_models, running
 from tests.service.faulty_service import HELD, SLOW, STUCK
 from tests.service.grpc_client import Grpc, failure, raw
@@ -177,14 +178,12 @@ def test_an_idle_server_with_open_channels_ends_at_once(models: Path, tmp_path: 
         assert time.monotonic() - start_s < 1.5
 
 
-def test_while_the_models_load_calls_are_unavailable_and_liveness_is_told(models: Path) -> None:
+def test_while_the_models_load_calls_are_unavailable_and_liveness_is_told(models: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         http_port, grpc_port = first.getsockname()[1], second.getsockname()[1]
     flags = (f"--models={models}", f"--http-port={http_port}", f"--grpc-port={grpc_port}", "--layer-graphs=eager")
     environment = {**os.environ, "FAULT": "loading"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", FAULTY, "serve", *flags], env=environment, stdout=subprocess.DEVNULL
-    )
+    process = forked.start(FAULTY, ["serve", *flags], environment, Path(os.devnull), tmp_path / "stderr")
     try:
         with Grpc(f"127.0.0.1:{grpc_port}") as caller:
             _wait_for_channel(caller)
@@ -192,10 +191,11 @@ def test_while_the_models_load_calls_are_unavailable_and_liveness_is_told(models
             assert (caller.health(), caller.health("inference.GRPCInferenceService")) == (2, 2)
             assert caller.failure("ModelInfer", raw(rows(3))) == ("UNAVAILABLE", "the models are still loading")
             process.terminate()
-            assert process.wait(5) == 0
+            process.join(5)
+            assert process.exitcode == 0
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 def _wait_for_channel(caller: Grpc) -> None:
@@ -205,24 +205,13 @@ def _wait_for_channel(caller: Grpc) -> None:
         time.sleep(0.05)
 
 
-def start(models: Path, *program: str) -> tuple[int, str]:
-    """Exit code and stderr of a server that does not start."""
-    command = [sys.executable, *program, "serve", f"--models={models}", "--http-port=0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return done.returncode, done.stderr
-
-
-def test_a_port_that_is_taken_stops_the_start(models: Path) -> None:
+def test_a_port_that_is_taken_stops_the_start(models: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        environment = (
-            f"import os; os.environ['GLASSBLOCK_GRPC_PORT'] = '{port}'; from service.__main__ import main; main()"
-        )
-        code, said = start(models, "-c", environment)
-    assert code == 1
-    assert (
-        said == f"glassblock-serve: cannot listen on 127.0.0.1 port {port} for gRPC; set --http-host or --grpc-port\n"
-    )
+        done = forked.run(tmp_path, "serve", f"--models={models}", "--http-port=0", GLASSBLOCK_GRPC_PORT=str(port))
+    assert done.returncode == 1
+    message = f"cannot listen on 127.0.0.1 port {port} for gRPC; set --http-host or --grpc-port"
+    assert done.stderr == f"glassblock-serve: {message}\n"
 
 
 def test_the_port_without_its_extra_stops_the_start_and_says_what_to_install(models: Path) -> None:
@@ -231,7 +220,9 @@ def test_the_port_without_its_extra_stops_the_start_and_says_what_to_install(mod
         "from service.__main__ import main; main()"
     )
     message = "grpc_port is set, but grpc is not installed: install Glassblock with its extra grpc"
-    assert start(models, "-c", program) == (1, f"glassblock-serve: {message}\n")
+    command = [sys.executable, "-c", program, "serve", f"--models={models}", "--http-port=0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, f"glassblock-serve: {message}\n")
 
 
 def test_a_bug_is_told_as_one_and_gives_nothing_away(models: Path, tmp_path: Path) -> None:

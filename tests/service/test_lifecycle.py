@@ -4,9 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import forked
 from tests.server import link_models, running
 from tests.service.faulty_service import BREAKS_THE_LOOP, HELD, STUCK
 from tests.service.in_flight import FORWARD, body, failure, in_flight
@@ -95,13 +93,12 @@ def test_a_second_signal_ends_the_process_at_once_with_another_exit_code(models:
             future.result()
 
 
-def test_sigterm_while_loading_ends_the_process_with_exit_code_0(models: Path) -> None:
+def test_sigterm_while_loading_ends_the_process_with_exit_code_0(models: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     words = ["serve", f"--models={models}", f"--http-port={port}", "--layer-graphs=eager"]
     environment = {**os.environ, "FAULT": "loading"}
-    command = [sys.executable, "-m", FAULTY, *words]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forked.start(FAULTY, words, environment, tmp_path / "stdout", tmp_path / "stderr")
     try:
         url = f"http://127.0.0.1:{port}"
         assert failure(_first_answer(f"{url}/readyz")) == (503, "loading", "the server is loading")
@@ -109,12 +106,12 @@ def test_sigterm_while_loading_ends_the_process_with_exit_code_0(models: Path) -
         assert httpx.get(f"{url}/livez").status_code == 200
         start_s = time.monotonic()
         process.terminate()
-        _, stderr = process.communicate(timeout=10)
+        process.join(10)
         assert time.monotonic() - start_s < 1.5
-        assert (process.returncode, stderr) == (0, b"")
+        assert (process.exitcode, (tmp_path / "stderr").read_text()) == (0, "")
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 def _first_answer(url: str) -> httpx.Response:
@@ -138,28 +135,13 @@ def test_a_dying_batcher_fails_its_waiters_within_a_second_and_ends_the_process(
     assert "the choice of batches is broken" in server.stdout.read_text()
 
 
-def test_a_log_that_nobody_reads_blocks_no_request_and_no_stop(models: Path) -> None:
-    command = [sys.executable, "-m", "service", "serve", f"--models={models}", "--http-port=0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        url = _url_of(process)
-        with httpx.Client(base_url=url, timeout=5) as client:
-            for _ in range(400):  # a pipe holds 64 KiB, a line has about 250 bytes
-                assert client.get("/v1/models").status_code == 200
-            assert client.get("/livez").status_code == 200
-        process.terminate()
-        assert process.wait(4) == 0
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _url_of(process: subprocess.Popen[bytes]) -> str:
-    assert process.stderr
-    watchdog = threading.Timer(20, process.kill)
-    watchdog.start()
-    for line in process.stderr:
-        if line.startswith(b"ready"):
-            watchdog.cancel()
-            return line.split()[1].decode().removesuffix("/readyz")
-    raise AssertionError("the server did not become ready")
+def test_a_log_that_nobody_reads_blocks_no_request_and_no_stop(models: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stdout")
+    reader = os.open(tmp_path / "stdout", os.O_RDONLY | os.O_NONBLOCK)
+    with running(models, tmp_path) as server, server.client() as client:
+        for _ in range(400):  # a pipe holds 64 KiB, a line has about 190 bytes
+            assert client.get("/v1/models", timeout=5).status_code == 200
+        assert client.get("/livez", timeout=5).status_code == 200
+        assert server.stop(timeout_s=4) == 0
+    assert os.read(reader, 2**20).count(b"\n") < 400  # it was full
+    os.close(reader)

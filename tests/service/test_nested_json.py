@@ -107,7 +107,8 @@ def _reference(body: bytes) -> dict[str, Any]:
         raise _RefusedError from None
     _need(isinstance(value, dict) and value.keys() <= set(FIELDS))
     read = {name: _FIELD[name](field) for name, field in value.items()}
-    return {name: read.get(name) for name in FIELDS} | {"priority": read.get("priority", 0)}
+    defaults = {"priority": 0, "interventions": ([], None)}
+    return {name: read.get(name, defaults.get(name)) for name in FIELDS}
 
 
 def _lists(value: Any, element: Any) -> list[Any]:
@@ -148,12 +149,43 @@ def _priority(value: Any) -> int:
     return int(value)
 
 
+def _leaves(value: Any, depth: int = 0) -> list[Any]:
+    _need(depth <= 8)
+    return [leaf for item in value for leaf in _leaves(item, depth + 1)] if isinstance(value, list) else [value]
+
+
+def _change(value: Any) -> Any:
+    """What a verb is given: float32, bit for bit, or the number of a sequence."""
+    if isinstance(value, dict):
+        _need(value.keys() == {"from"})
+        return _priority(value["from"])
+    _need(all(type(leaf) is float or (type(leaf) is int and -(2**63) <= leaf < 2**64) for leaf in _leaves(value)))
+    try:
+        return _float32(value)
+    except ValueError:  # lists of different lengths
+        raise _RefusedError from None
+
+
+def _changes(value: Any, sequence: int | None = None) -> list[tuple[int | None, str, str, Any]]:
+    _need(isinstance(value, dict) and all(isinstance(verbs, dict) and verbs for verbs in value.values()))
+    _need(all(verbs.keys() <= {"scale", "add", "set"} for verbs in value.values()))
+    return [(sequence, address, verb, _change(x)) for address, verbs in value.items() for verb, x in verbs.items()]
+
+
+def _interventions(value: Any) -> tuple[list[Any], int | None]:
+    if not isinstance(value, list):
+        return _changes(value), None
+    found = [_changes(item, index) for index, item in enumerate(value) if item is not None]
+    return [change for changes in found for change in changes], len(value)
+
+
 _FIELD = {
     "hidden_states": _states,
     "input_ids": _ids,
     "attention_mask": _mask,
     "text": lambda value: [value] if isinstance(value, str) else _strings(value),
     "outputs": _strings,
+    "interventions": _interventions,
     "timeout_s": _timeout,
     "priority": _priority,
 }
@@ -164,7 +196,11 @@ def _plain(tensors: Tensors) -> dict[str, Any]:
     for name in ("hidden_states", "input_ids", "attention_mask"):
         if found[name] is not None:
             found[name] = [_bits(array) for array in found[name]]
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    changes = [
+        (*one[:3], one.value if isinstance(one.value, int) else _bits(one.value)) for one in tensors.interventions
+    ]
+    found["interventions"] = changes, tensors.intervention_lists
+    return {name: list(value) if name in {"text", "outputs"} and value else value for name, value in found.items()}
 
 
 SEEDS = [
@@ -172,6 +208,8 @@ SEEDS = [
     b'{"input_ids": [[101, 7], [0]], "attention_mask": [[1, 1], [0]]}',
     b'{"text": ["a [b] \\u005b \\"c\\"", "\xc3\xbc"], "outputs": ["x"]}',
     b'{"text":"bare","hidden_states":[[[1.5]]]}',
+    b'{"hidden_states":[[[1]]],"interventions":{"a[0]":{"set":{"from":1},"add":[[1,2.5],[3,0]]},"b":{"scale":-1e1}}}',
+    b'{"text":"a","interventions":[{"a[0]":{"add":[1]}},null,{"\\u005b":{"set":0.5}}]}',
     b'{"input_ids":[[1]],"timeout_s":2.5,"outputs":["\\u0061"],"priority":1}',
 ]
 PIECES = [
@@ -179,6 +217,7 @@ PIECES = [
     *(b"[]", b"[[]]", b"[1]", b"{}", b'"a"', b"\\u005b", b"\\ud800", b"\xff", b"\xef\xbb\xbf", b"\0", b"1e39"),
     *(b"true", b"1e999"),
     *(b"9223372036854775808", b"18446744073709551616", b'"text":"a",', b'"outputs":["a"],', b'"hidden_states":'),
+    *(b"[null]", b"[[1],[2]]", b'"set":', b'{"from":0}', b'"a[0]":{"add":1},', b'"interventions":{},'),
 ]  # fmt: skip
 
 

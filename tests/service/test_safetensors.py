@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from service.codec.safetensors import MAX_HEADER_BYTES, decode, encode
+from service.codec.safetensors import decode, encode
+from service.codec.safetensors_header import MAX_HEADER_BYTES
 from service.errors import GlassblockError, IllegalRequestError, UnreadableError
 from service.tensors import BlockResult
 
@@ -240,6 +241,7 @@ def test_what_breaks_the_format_is_unreadable(body: bytes, code: str, sentence: 
 
 
 TEN = '"dtype":"F32","shape":[1,1,2],"data_offsets":[0,8]'
+METADATA_FIELDS = "text, outputs, interventions, timeout_s, priority"
 NUMBERS = "expected 3 whole numbers (batch, sequence, hidden), got"
 ILLEGAL = {
     "an unknown tensor": (
@@ -342,12 +344,12 @@ ILLEGAL = {
     "an unknown field": (
         save({}, {"format": "pt"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
+        f"unknown field, number 1 of __metadata__; the fields are {METADATA_FIELDS} - at __metadata__",
     ),
     "a tensor in a field": (
         save({}, {"hidden_states": "[[[1]]]"}),
         "unknown_field",
-        "unknown field, number 1 of __metadata__; the fields are text, outputs, timeout_s, priority - at __metadata__",
+        f"unknown field, number 1 of __metadata__; the fields are {METADATA_FIELDS} - at __metadata__",
     ),
     "outputs of numbers": (
         save({}, {"outputs": "[1]"}),

@@ -17,8 +17,18 @@ from tests.service.inference import MASK, ROWS
 from tests.service.refusal import post
 
 BODY = save(
-    {"hidden_states": ROWS, "attention_mask": MASK, "sequence_lengths": np.array([3, 2])},
-    {"outputs": '["block_output", "layers.0.query"]', "timeout_s": "60.5", "priority": "1"},
+    {
+        "hidden_states": ROWS,
+        "attention_mask": MASK,
+        "sequence_lengths": np.array([3, 2]),
+        "layers.0.query[:, 1].add": np.ones((2, 4), np.float32),
+    },
+    {
+        "outputs": '["block_output", "layers.0.query"]',
+        "interventions": '[{"layers.1.key[0]": {"set": {"from": 1}, "add": [0.5]}}, null]',
+        "timeout_s": "60.5",
+        "priority": "1",
+    },
 )
 LENGTH = 8 + struct.unpack("<Q", BODY[:8])[0]  # of the header, and of the number that says it
 

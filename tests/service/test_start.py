@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from service import __main__
+from tests import forked
 from tests.server import link_models
 
 SERVICE_LINK_HINT = " (the value looks like a Kubernetes service link; set enableServiceLinks: false)"
@@ -92,18 +93,6 @@ def test_help_is_the_usage_and_no_failure(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr() == (__main__.USAGE, "")
 
 
-def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
 def assert_refused(done: subprocess.CompletedProcess[str], sentence: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"glassblock-serve: {sentence}\n")
 
@@ -111,14 +100,14 @@ def assert_refused(done: subprocess.CompletedProcess[str], sentence: str) -> Non
 def test_a_port_in_use_stops_the_start(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = command("serve", f"--models={tmp_path}", f"--http-port={port}")
+        done = forked.run(tmp_path, "serve", f"--models={tmp_path}", f"--http-port={port}")
     assert_refused(
         done, f"cannot listen on 127.0.0.1 port {port}: Address already in use; set --http-host or --http-port"
     )
 
 
-def test_an_address_that_is_not_this_machines_stops_the_start() -> None:
-    done = command("serve", "--http-host=192.0.2.1", "--http-port=0")
+def test_an_address_that_is_not_this_machines_stops_the_start(tmp_path: Path) -> None:
+    done = forked.run(tmp_path, "serve", "--http-host=192.0.2.1", "--http-port=0")
     assert_refused(
         done,
         "cannot listen on 192.0.2.1 port 0: Cannot assign requested address; set --http-host or --http-port",
@@ -126,12 +115,12 @@ def test_an_address_that_is_not_this_machines_stops_the_start() -> None:
 
 
 def test_a_missing_models_folder_stops_the_start(tmp_path: Path) -> None:
-    done = command("serve", f"--models={tmp_path}/none", "--http-port=0")
+    done = forked.run(tmp_path, "serve", f"--models={tmp_path}/none", "--http-port=0")
     assert_refused(done, f"no models folder at {tmp_path}/none; make one with glassblock-export, or set --models")
 
 
 def test_an_empty_models_folder_stops_the_start(tmp_path: Path) -> None:
-    done = command("check", f"--models={tmp_path}")
+    done = forked.run(tmp_path, "check", f"--models={tmp_path}")
     assert_refused(done, f"no model in {tmp_path}; make one with glassblock-export")
 
 
@@ -139,14 +128,14 @@ def test_cuda_without_a_cuda_build_stops_the_start_instead_of_falling_back(
     tmp_path: Path, artifact: Callable[[str], Path]
 ) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
-    done = command("serve", f"--models={models}", "--provider=cuda", "--http-port=0")
+    done = forked.run(tmp_path, "serve", f"--models={models}", "--provider=cuda", "--http-port=0")
     assert_refused(done, "provider cuda is not in this build of onnxruntime; install the gpu extra or use cpu")
 
 
 def test_check_answers_each_golden_request_and_ignores_the_service_links_of_kubernetes(
     tmp_path: Path, artifact: Callable[[str], Path]
 ) -> None:
-    models = link_models(tmp_path / "models", {name: artifact(name) for name in ("tiny", "causal-final-norm")})
+    models = link_models(tmp_path / "models", {name: artifact(name) for name in ("tiny", "head-256")})
     links = {
         "GLASSBLOCK_PORT": "tcp://10.0.0.1:80",
         "GLASSBLOCK_SERVICE_HOST": "10.0.0.1",
@@ -155,11 +144,12 @@ def test_check_answers_each_golden_request_and_ignores_the_service_links_of_kube
         "GLASSBLOCK_GATEWAY_SERVICE_HOST": "10.0.0.2",
         "GLASSBLOCK_GATEWAY_PORT_8000_TCP": "tcp://10.0.0.2:8000",
     }
-    done = command("check", f"--models={models}", **links)
+    command = [sys.executable, "-m", "service", "check", f"--models={models}"]
+    done = subprocess.run(command, env={**os.environ, **links}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.rpartition(" within ")[0] for line in done.stdout.splitlines()]
     errors = [float(line.rpartition(" ")[2]) for line in done.stdout.splitlines()]
-    assert names == [f"{name} 1 CPUExecutionProvider golden answer" for name in ("causal-final-norm", "tiny")]
+    assert names == [f"{name} 1 CPUExecutionProvider golden answer" for name in ("head-256", "tiny")]
     assert all(0 <= error < 1e-5 for error in errors)
 
 
@@ -169,7 +159,7 @@ def test_check_exits_with_1_when_an_answer_is_not_the_golden_one(
     folder = tmp_path / "models" / "tiny" / "1"
     folder.parent.mkdir(parents=True)
     _copy_with_another_answer(artifact("tiny"), folder)
-    done = command("check", f"--models={tmp_path / 'models'}")
+    done = forked.run(tmp_path, "check", f"--models={tmp_path / 'models'}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"glassblock-serve: {folder}: block_output is ")
     assert " from the golden answer, the manifest allows " in done.stderr

@@ -17,21 +17,23 @@ from tests.service.scraping import scrape_at_rest
 
 @pytest.fixture
 def models(artifact: Callable[[str], Path], tmp_path: Path) -> Path:
-    names = ("tiny", "causal-final-norm")
+    names = ("tiny", "head-256")
     return link_models(tmp_path / "models", {name: artifact(name) for name in names})
 
 
 def test_with_layer_graphs_off_block_output_is_served_by_all_its_names_and_probes_are_refused(
     models: Path, tmp_path: Path
 ) -> None:
-    rows = json.dumps([[[0.5] * 32] * 3])
+    rows = json.dumps([[[0.5] * 512] * 3])
     with running(models, tmp_path, layer_graphs="off") as server, server.client() as client:
-        both = post(client, hidden_states(rows, ',"outputs":["block_output","last_hidden_state"]'), "causal-final-norm")
+        both = post(client, hidden_states(rows, ',"outputs":["block_output","last_hidden_state"]'), "head-256")
         assert both.json()["outputs"]["block_output"] == both.json()["outputs"]["last_hidden_state"]
-        probe = post(client, hidden_states(rows, ',"outputs":["query"]'), "causal-final-norm")
+        probe = post(client, hidden_states(rows, ',"outputs":["query"]'), "head-256")
         message = "only block_output is served: the layers' graphs are off"
         assert_refused(probe, 403, "layer_graphs_off", "", message)
-        assert shed_of(client, "layer_graphs_off") == 1
+        changed = post(client, hidden_states(rows, ',"interventions":{"query":{"scale":0}}'), "causal-final-norm")
+        assert_refused(changed, 403, "layer_graphs_off", "", message)
+        assert shed_of(client, "layer_graphs_off") == 2
         assert "on first use" not in server.stderr.read_text()
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -11,54 +12,65 @@ import orjson
 import pytest
 from safetensors.numpy import save
 
+from tests.server import link_models, running
+from tests.service.faulty_service import HELD, SLOW
 from tests.service.inference import ask, tensor
 from tests.service.refusal import assert_refused, hidden_states, post
 
-ROWS = np.zeros((1, 64, 384), np.float32)
+ROWS = np.zeros((1, 3, 8), np.float32)
 SHORT = tensor("hidden_states", ROWS)
 LATE = "expected an answer within the request's timeout, but it was not computed by then"
 Ask = Callable[..., httpx.Response]
 
 
-def infer(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
+def infer(client: httpx.Client, output: str = "query", **urgency: float) -> httpx.Response:
     """On /v2, whose `timeout` is in microseconds."""
     if "timeout_s" in urgency:
         urgency["timeout"] = int(urgency.pop("timeout_s") * 1e6)
-    return ask(client, SHORT, model="minilm.probes", outputs=[{"name": output}], parameters=urgency)
+    return ask(client, SHORT, model="tiny.probes", outputs=[{"name": output}], parameters=urgency)
 
 
-def forward(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
+def forward(client: httpx.Client, output: str = "query", **urgency: float) -> httpx.Response:
     body = {"hidden_states": ROWS.tolist(), "outputs": [output], **urgency}
-    return client.post("/v1/models/minilm/forward", json=body)
+    return client.post("/v1/models/tiny/forward", json=body)
 
 
-def forward_bytes(client: httpx.Client, output: str = "layers.5.query", **urgency: float) -> httpx.Response:
+def forward_bytes(client: httpx.Client, output: str = "query", **urgency: float) -> httpx.Response:
     fields = {name: orjson.dumps(value).decode() for name, value in {"outputs": [output], **urgency}.items()}
-    return post(client, save({"hidden_states": ROWS}, fields), "minilm", content_type="application/x-safetensors")
+    return post(client, save({"hidden_states": ROWS}, fields), content_type="application/x-safetensors")
 
 
 FACES = [infer, forward, forward_bytes]
 
 
+@pytest.fixture(scope="module")
+def slow(artifact: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a server some of whose runs take long."""
+    folder = tmp_path_factory.mktemp("slow")
+    models = link_models(folder / "models", {"tiny": artifact("tiny")})
+    with running(models, folder, "tests.service.faulty_service") as server, server.client() as opened:
+        yield opened
+
+
 @contextmanager
 def busy(client: httpx.Client, length: int) -> Iterator[None]:
-    """Six long sequences wait for MiniLM: several batches one after another."""
-    states = tensor("hidden_states", np.zeros((6, length, 384), np.float32))
-    thread = threading.Thread(target=ask, args=(client, states), kwargs={"model": "minilm"})
+    """A long run keeps the others waiting."""
+    thread = threading.Thread(target=ask, args=(client, tensor("hidden_states", np.zeros((1, length, 8), np.float32))))
     thread.start()
     deadline_s = time.monotonic() + 10
-    while 'queued_tokens{model="minilm",version="1"} 0.0' in client.get("/metrics").text:
+    while "glassblock_in_flight_requests 0.0" in client.get("/metrics").text:
         assert time.monotonic() < deadline_s
+    time.sleep(0.05)  # under way, and soon in its run
     yield
     thread.join()
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_a_request_whose_time_passes_in_the_queue_is_504_at_once(client: httpx.Client, face: Ask) -> None:
-    with busy(client, 250):
-        answer = face(client, timeout_s=0.001)
-    assert_refused(answer, 504, "deadline_exceeded", "", LATE)
-    assert answer.elapsed.total_seconds() < 1
+def test_a_request_whose_time_passes_in_the_queue_is_504_at_once(slow: httpx.Client) -> None:
+    with busy(slow, HELD):
+        for face in FACES:
+            answer = face(slow, timeout_s=0.001)
+            assert_refused(answer, 504, "deadline_exceeded", "", LATE)
+            assert answer.elapsed.total_seconds() < 0.5
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -68,15 +80,15 @@ def test_a_timeout_of_0_and_a_long_one_let_a_request_wait(client: httpx.Client, 
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_who_has_priority_is_answered_first(client: httpx.Client, face: Ask) -> None:
+def test_who_has_priority_is_answered_first(slow: httpx.Client, face: Ask) -> None:
     finished: list[int] = []
 
-    def ask_with(priority: int, layer: int) -> None:  # who asks for fewer layers shares no batch
-        assert face(client, f"layers.{layer}.query", priority=priority).status_code == httpx.codes.OK
+    def ask_with(priority: int, output: str) -> None:  # who asks for fewer layers shares no batch
+        assert face(slow, output, priority=priority).status_code == httpx.codes.OK
         finished.append(priority)
 
-    with busy(client, 500):
-        pairs = [(9, 5), (0, 4), (1, 3)]
+    with busy(slow, SLOW):
+        pairs = [(9, "layers.1.query"), (0, "layers.0.query"), (1, "block_output")]
         threads = [threading.Thread(target=ask_with, args=pair) for pair in pairs]
         for thread in threads:
             thread.start()

@@ -15,9 +15,11 @@ from service.errors import GlassblockError
 from service.manifest import ModelSpec, read_manifest
 from tests.service.inference import MASK, ROWS, ask_binary, binary, framed
 
+CHANGE = np.ones((2, 4), np.float32)
 INPUTS = [
     binary("hidden_states", ROWS.tobytes(), [2, 3, 8], "FP32"),
     binary("attention_mask", MASK.astype(np.bool_).tobytes(), [2, 3], "BOOL"),
+    binary("layers.0.query[:, 1].add", CHANGE.tobytes(), [2, 4], "FP32"),
 ]
 REQUEST = {
     "id": "1",
@@ -25,7 +27,7 @@ REQUEST = {
     "inputs": INPUTS,
     "outputs": [{"name": "block_output", "parameters": {"binary_data": False}}],
 }
-BODY, HEADERS = framed(REQUEST, ROWS.tobytes(), MASK.astype(np.bool_).tobytes())
+BODY, HEADERS = framed(REQUEST, ROWS.tobytes(), MASK.astype(np.bool_).tobytes(), CHANGE.tobytes())
 LENGTH = len(orjson.dumps(REQUEST))
 
 
@@ -38,7 +40,7 @@ def spec(artifact: Callable[[str], Path]) -> ModelSpec:
 def status(body: bytes, spec: ModelSpec, length: int | None = LENGTH) -> int:
     """What decode and check would answer; anything but our own errors goes through, and fails the test."""
     try:
-        check(Exchange(spec, probes=False, header_length=length).decode(body), spec, 1024, 256)
+        check(Exchange(spec, probes=True, header_length=length).decode(body), spec, 1024, 256)
     except GlassblockError as error:
         return error.status
     return 200
@@ -52,7 +54,7 @@ def flipped(bit: int) -> bytes:
 
 def test_the_whole_request_is_answered(client: httpx.Client, spec: ModelSpec) -> None:
     assert status(BODY, spec) == 200
-    assert ask_binary(client, BODY, HEADERS).status_code == httpx.codes.OK
+    assert ask_binary(client, BODY, HEADERS, "tiny.probes").status_code == httpx.codes.OK
 
 
 def test_cut_off_at_any_byte_it_is_400(spec: ModelSpec) -> None:
@@ -71,19 +73,18 @@ def test_with_any_bit_of_its_json_turned_over_it_is_answered_or_refused(spec: Mo
 
 def test_over_http_every_seventh_of_these_is_answered_or_refused_in_words(unharmed: httpx.Client) -> None:
     for end in range(0, len(BODY), 7):
-        answer = ask_binary(unharmed, BODY[:end], HEADERS)
+        answer = ask_binary(unharmed, BODY[:end], HEADERS, "tiny.probes")
         assert (answer.status_code, list(answer.json())) == (400, ["error", "code", "at", "request_id"])
     for bit in range(0, 8 * LENGTH, 7):
-        assert ask_binary(unharmed, flipped(bit), HEADERS).status_code in {200, 400, 422, 501, 504}
+        assert ask_binary(unharmed, flipped(bit), HEADERS, "tiny.probes").status_code in {200, 400, 422, 501, 504}
 
 
 def test_a_body_that_ends_before_its_declared_length_reaches_no_model(unharmed: httpx.Client) -> None:
     async def send_half(host: str, port: int) -> bytes:
         reader, writer = await asyncio.open_connection(host, port)
         head = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
-        writer.write(
-            f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(BODY)}\r\n{head}\r\n".encode()
-        )
+        line = "POST /v2/models/tiny.probes/infer HTTP/1.1"
+        writer.write(f"{line}\r\nHost: a\r\nContent-Length: {len(BODY)}\r\n{head}\r\n".encode())
         writer.write(BODY[: len(BODY) // 2])
         writer.write_eof()
         answer = await reader.read()

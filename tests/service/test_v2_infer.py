@@ -145,11 +145,9 @@ def test_a_bare_address_of_a_model_of_one_layer_keeps_its_name(client: httpx.Cli
 
 
 def test_an_alias_is_answered_under_its_name(client: httpx.Client) -> None:
-    rows = np.random.default_rng(6).standard_normal((1, 2, 32)).astype(np.float32)
-    answer = ask(
-        client, tensor("hidden_states", rows), model="causal-final-norm", outputs=[{"name": "last_hidden_state"}]
-    )
-    expected = forward(client, "last_hidden_state", rows=rows, model="causal-final-norm", masked=False)
+    rows = np.random.default_rng(6).standard_normal((1, 2, 512)).astype(np.float32)
+    answer = ask(client, tensor("hidden_states", rows), model="head-256", outputs=[{"name": "last_hidden_state"}])
+    expected = forward(client, "last_hidden_state", rows=rows, model="head-256", masked=False)
     assert_same(read(answer), expected)
 
 
@@ -193,11 +191,11 @@ def test_minus_zero_and_the_least_and_greatest_numbers_pass_as_bytes(client: htt
 
 
 def test_long_numbers_as_text_are_read_as_their_bytes_are(client: httpx.Client) -> None:
-    rows = np.random.default_rng(7).standard_normal((1, 600, 384)).astype(np.float32)
-    flat = ask(client, tensor("hidden_states", rows), model="minilm-2-5", parameters={"binary_data_output": True})
-    nested = ask(client, tensor("hidden_states", rows, data=rows.tolist()), model="minilm-2-5")
-    body, headers = framed({"inputs": [binary("hidden_states", rows.tobytes(), [1, 600, 384], "FP32")]}, rows.tobytes())
-    expected = read(ask_binary(client, body, headers, model="minilm-2-5"))
+    rows = np.random.default_rng(7).standard_normal((1, 600, 512)).astype(np.float32)
+    flat = ask(client, tensor("hidden_states", rows), model="head-256", parameters={"binary_data_output": True})
+    nested = ask(client, tensor("hidden_states", rows, data=rows.tolist()), model="head-256")
+    body, headers = framed({"inputs": [binary("hidden_states", rows.tobytes(), [1, 600, 512], "FP32")]}, rows.tobytes())
+    expected = read(ask_binary(client, body, headers, model="head-256"))
     assert_same(read(flat), expected)
     assert_same(read(nested), expected)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -13,11 +14,13 @@ import psutil
 import pytest
 
 from tests.artifacts import SERVED
-from tests.server import Server, running
+from tests.server import Server, link_models, running
+from tests.service.faulty_service import SLOW
 from tests.service.inference import ask, assert_same, read, states, tensor
 from tests.service.refusal import assert_refused
 
 MIB = 2**20
+OTHER = "encoder-post-relu"
 OFF = "loading and unloading are switched off: see the setting model_control"
 
 
@@ -65,11 +68,11 @@ def test_models_are_not_loaded_or_unloaded_unless_a_setting_allows_it(client: ht
 
 @pytest.fixture(scope="module")
 def controlled(artifact: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of copies of two models, which may be loaded and unloaded."""
+    """A server of copies of two models, which may be loaded and unloaded; some of its runs take long."""
     folder = tmp_path_factory.mktemp("controlled")
-    for name in ("tiny", "minilm"):
+    for name in ("tiny", OTHER):
         shutil.copytree(artifact(name), folder / "models" / name / "1")
-    with running(folder / "models", folder, model_control=True, max_wait_s=600) as server:
+    with running(folder / "models", folder, "tests.service.faulty_service", model_control=True) as server:
         yield server
 
 
@@ -83,9 +86,9 @@ def test_an_unloaded_model_is_gone_everywhere_and_can_be_loaded_again(owner: htt
     before = read(ask(owner, states()))
     unload = control(owner, "unload", body=b'{"parameters":{"unload_dependents":false}}')
     assert (unload.status_code, unload.json()) == (200, {})
-    assert index(owner) == [*entries("minilm"), *entries("tiny", state="UNAVAILABLE", reason="not loaded")]
-    assert index(owner, b'{"ready":true}') == entries("minilm")
-    message = "no such model; this server has minilm"
+    assert index(owner) == [*entries(OTHER), *entries("tiny", state="UNAVAILABLE", reason="not loaded")]
+    assert index(owner, b'{"ready":true}') == entries(OTHER)
+    message = f"no such model; this server has {OTHER}"
     for path in ("/v2/models/tiny", "/v2/models/tiny.probes/ready", "/v1/models/tiny"):
         assert_refused(owner.get(path), 404, "unknown_model", "path", message)
     assert_refused(ask(owner, states()), 404, "unknown_model", "path", message)
@@ -93,13 +96,20 @@ def test_an_unloaded_model_is_gone_everywhere_and_can_be_loaded_again(owner: htt
     assert_refused(control(owner, "unload"), 404, "unknown_model", "path", message)
     assert owner.get("/v2/health/ready").status_code == httpx.codes.OK
     assert control(owner, "load").status_code == httpx.codes.OK
-    assert index(owner) == entries("minilm", "tiny")
+    assert index(owner) == entries(OTHER, "tiny")
     assert_same(read(ask(owner, states())), before)
     assert 'glassblock_model_info{model="tiny"' in owner.get("/metrics").text
 
 
-def test_unloading_gives_the_memory_back(controlled: Server, owner: httpx.Client) -> None:
-    process = psutil.Process(controlled.process.pid)
+@pytest.mark.long
+def test_unloading_gives_the_memory_back(artifact: Callable[[str], Path], tmp_path: Path) -> None:
+    models = link_models(tmp_path / "models", {"minilm": artifact("minilm")})
+    with running(models, tmp_path, model_control=True) as started, started.client() as client:
+        hold_to_its_memory(psutil.Process(started.process.pid), client)
+
+
+def hold_to_its_memory(process: psutil.Process, owner: httpx.Client) -> None:
+    """Asks, unloads and loads MiniLM five times."""
     rows = np.zeros((1, 8, 384), np.float32)
 
     def use_and_unload() -> tuple[int, int]:
@@ -168,18 +178,18 @@ def test_what_cannot_be_loaded_is_said_in_words(owner: httpx.Client) -> None:
 
 
 def test_what_waits_for_a_model_is_answered_before_it_goes(owner: httpx.Client) -> None:
-    rows = tensor("hidden_states", np.zeros((2, 500, 384), np.float32))
+    slow, others = (tensor("hidden_states", np.zeros((1, length, 8), np.float32)) for length in (SLOW, 3))
     codes = list[int]()
 
-    def ask_once() -> None:
-        codes.append(ask(owner, rows, model="minilm").status_code)
+    def ask_once(rows: dict[str, Any]) -> None:
+        codes.append(ask(owner, rows).status_code)
 
-    asking = [threading.Thread(target=ask_once) for _ in range(6)]
+    asking = [threading.Thread(target=ask_once, args=(rows,)) for rows in (slow, *[others] * 5)]
     for thread in asking:
         thread.start()
-    time.sleep(0.5)  # all are in the queue, whose first of three batches still runs
-    assert control(owner, "unload", "minilm").status_code == httpx.codes.OK
+        time.sleep(0.05)  # all wait while the first one runs
+    assert control(owner, "unload").status_code == httpx.codes.OK
     for thread in asking:
         thread.join()
-    assert control(owner, "load", "minilm").status_code == httpx.codes.OK
+    assert control(owner, "load").status_code == httpx.codes.OK
     assert codes == [200] * 6
