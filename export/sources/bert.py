@@ -136,6 +136,6 @@ DISTILBERT = Family(
     },
     text=_distilbert_text,
     buffers=("embeddings.position_ids",),
-    harmless=frozenset({"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds"}),
+    harmless=frozenset({"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"}),
 )
 FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT)

@@ -1,6 +1,7 @@
 """Each family against transformers: its layers eager, its text front, what it makes of config.json."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
 from export.batches import Batch, make_masks, pad
 from export.proof import tolerance
 from export.sources import Source, checkpoint, families
 from export.sources.families import read_model
+from tests import families as support
 from tests.export import pretrained
 from tests.export.pretrained import CASES, Array, Oracle
 
-RANGES = {"all": (0, pretrained.LAYERS), "1:2": (1, 2)}
-BATCHES = (Batch((17,), "left"), Batch((9, 1), "holes"), Batch((2, 6), "right"))
+# In one batch: padded left, with holes, padded right, and one position alone.
+MASKS = [
+    mask for batch in (Batch((17,), "left"), Batch((9,), "holes"), Batch((6, 1), "right")) for mask in make_masks(batch)
+]
+# Each range with the sequences it is asked for.
+RANGES = {":": MASKS, "1:2": MASKS[1:2]}
 TEXTS = [name for name, case in CASES.items() if families.KNOWN[case.family].text]
 
 
@@ -32,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         place = root / name
         if not place.exists():
             pretrained.save(name, place)
-            Tokenizer(WordLevel({"word": 0}, "word")).save(str(place / "tokenizer.json"))
+            pretrained.write_tokenizer(place)
         return place
 
     return written
@@ -54,14 +58,11 @@ def eager(source: Source) -> pretrained.Run:
 @pytest.mark.parametrize("name", CASES)
 def test_every_probe_equals_what_transformers_has_there(name: str, folder: Callable[[str], Path]) -> None:
     oracles = Oracle(name, double=False), Oracle(name, double=True)
-    for layers, (first, end) in RANGES.items():
-        source = load(folder(name), name, None if layers == "all" else layers)
-        assert source.layer_range == (first, end)
-        for seed, batch in enumerate(BATCHES):
-            masks = make_masks(batch)
-            rows = pretrained.make_rows(masks, source.hidden_size, seed)
-            answers = pretrained.chain(eager(source), end - first, pad(rows), pad(masks))
-            pretrained.worst_error(oracles, answers, rows, masks, first)
+    for layers, masks in RANGES.items():
+        source = load(folder(name), name, layers)
+        rows = pretrained.make_rows(masks, source.hidden_size, seed=0)
+        answers = pretrained.chain(eager(source), len(source.layers), pad(rows), pad(masks))
+        pretrained.worst_error(oracles, answers, rows, masks, source.layer_range[0])
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -70,10 +71,11 @@ def test_the_text_front_equals_transformers_embeddings(name: str, folder: Callab
     assert text
     assert load(folder(name), name, "1:").text is None
     padding = pretrained.make(name).config.get_text_config().pad_token_id
-    for length in (1, 2, 9, text.max_tokens):
+    oracles = Oracle(name, double=False), Oracle(name, double=True)
+    for length in (1, 9, text.max_tokens):
         ids = np.random.default_rng(length).integers(0, text.vocab_size, length)
         ids[[0, length // 2]] = padding or 0, text.vocab_size - 1
-        plain, truth = (Oracle(name, double=double).embed(ids.tolist()) for double in (False, True))
+        plain, truth = (oracle.embed(ids.tolist()) for oracle in oracles)
         with torch.inference_mode():
             got = text.embeddings(torch.from_numpy(ids)[None])[0].numpy()
         assert np.all(np.abs(got - truth) <= tolerance(float(np.abs(plain - truth).max()), truth))
@@ -107,6 +109,18 @@ def test_every_family_has_its_cases_and_every_kind_of_them_is_asked_of_transform
     for case in CASES.values():
         counted[case.family] = counted.get(case.family, 0) + 1
     assert min(counted.values()) >= 2
+
+
+def test_the_pages_have_the_same_table_with_every_family() -> None:
+    readme, page = (support.between((support.ROOT / name).read_text(encoding="utf-8")) for name in support.PAGES)
+    assert readme == page
+    assert re.findall(r"^\| `(.+?)`", page, re.MULTILINE) == list(pretrained.FAMILIES)
+    assert re.findall(r"^\| `(.+?)` \| yes", page, re.MULTILINE) == list(
+        dict.fromkeys(CASES[name].family for name in TEXTS)
+    )
+    worst = [float(number) for number in re.findall(r" (\S+e-\d+) \|$", page, re.MULTILINE)]
+    assert len(worst) == len(pretrained.FAMILIES)
+    assert max(worst) < 1e-4
 
 
 def test_a_tower_is_as_clips_older_configs_have_it_twice(tmp_path: Path) -> None:
