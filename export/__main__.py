@@ -18,7 +18,7 @@ from export.sources.minilm import PackageMissingError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_SOURCES = Literal["bert", "glassblock", "minilm", "module", "random", "torch_encoder"]
+_SOURCES = Literal["auto", "glassblock", "minilm", "module", "random", "torch_encoder"]
 _MODEL, _SHAPE, _MODULE = "Weights that exist", "A block's shape: random, glassblock, torch_encoder", "Your own module"
 _signals: list[int] = []  # that have come and ask for the end
 # What stands in for the default model where its package cannot be had: one block that anything can run.
@@ -33,13 +33,14 @@ def _option(text: str, panel: str | None = None, flag: str | None = None) -> obj
 def export(  # noqa: PLR0913 - each argument is an option of the command line
     *,
     origin: Annotated[str | None, typer.Argument(metavar="[FROM]", help="A folder, file or import path.")] = None,
-    source: Annotated[_SOURCES | None, _option("Where the weights come from.")] = None,
+    source: Annotated[_SOURCES | None, _option("Where the weights come from; auto for a folder.")] = None,
     name: Annotated[str | None, _option("The model's name.")] = None,
     version: Annotated[str, _option("The model's version.")] = "1",
     models: Annotated[Path, _option("The model repository to write into.")] = Path("models"),
     overwrite: Annotated[bool, _option("Replace the version if it exists.", flag="--overwrite")] = False,
     default: Annotated[bool, _option("The default model, unless it is there already.", flag="--default")] = False,
     layers: Annotated[str | None, _option("Half-open range of layers, as 2:5.", _MODEL)] = None,
+    tower: Annotated[str | None, _option("text or vision, of a folder that holds both.", _MODEL)] = None,
     cache: Annotated[Path | None, _option("Where minilm's package is kept; .cache/minilm.", _MODEL)] = None,
     config: Annotated[Path | None, _option("JSON: a block's fields and num_layers, or a stack.", _SHAPE)] = None,
     seed: Annotated[int | None, _option("Seed of random weights; 0.", _SHAPE)] = None,
@@ -53,7 +54,7 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     norm: Annotated[str | None, _option("none or layer.", _SHAPE)] = None,
     norm_eps: Annotated[float | None, _option("LayerNorm's epsilon; 1e-5.", _SHAPE)] = None,
     placement: Annotated[str | None, _option("pre or post.", _SHAPE)] = None,
-    hidden_act: Annotated[str | None, _option("relu, gelu or gelu_tanh.", _SHAPE)] = None,
+    hidden_act: Annotated[str | None, _option("relu, gelu, gelu_tanh or quick_gelu.", _SHAPE)] = None,
     mask: Annotated[str | None, _option("bidirectional or causal.", _SHAPE)] = None,
     final_norm: Annotated[str | None, _option("none or layer.", _SHAPE)] = None,
     final_norm_eps: Annotated[float | None, _option("The final norm's own epsilon; 1e-5.", _SHAPE)] = None,
@@ -67,8 +68,10 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     if default:
         _export_default(models, cache, console)
         return
+    if source is None and origin is not None and Path(origin).is_dir():
+        asked["source"] = source = "auto"
     if source is None or (name is None and source != "minilm"):
-        raise ExportError("give --source and --name, or --default for the default model")
+        raise ExportError("give a folder or --source, and --name; or --default for the default model")
     _export(Options(**asked), Place(models, name or "minilm", version), console, overwrite=overwrite)
 
 

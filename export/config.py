@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 Norm = Literal["none", "layer"]
 Placement = Literal["pre", "post"]
-Activation = Literal["relu", "gelu", "gelu_tanh"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu"]
 Mask = Literal["bidirectional", "causal"]
 # What the state dict of a PyTorch encoder does not tell.
 TOLD = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
@@ -34,7 +34,8 @@ class BlockConfig:
         value_bias: Whether W_V has a bias.
         output_bias: Whether W_O has a bias.
         ffn_bias: Whether both products of the feed-forward have a bias.
-        hidden_act: "relu", "gelu" (exact, by erf) or "gelu_tanh" (GPT-2's approximation, 4e-4 away from exact).
+        hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact) or
+            "quick_gelu" (CLIP's, 2e-2 away).
         mask: "bidirectional" lets every position see every other, "causal" only itself and those before it.
 
     Raises:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -10,10 +11,17 @@ from export.config import Activation, BlockConfig
 from export.linear import linear, matrix, vector
 from export.probes import At, computed
 
+
+def quick_gelu(x: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """x·σ(1.702·x), the cheap approximation of the same paper, which OpenAI's CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
     "gelu": nn.functional.gelu,  # x·Φ(x) by erf (Hendrycks & Gimpel 2016, arXiv:1606.08415)
     "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
 }
 
 

@@ -1,6 +1,5 @@
 """The command line's options, which source takes which, and what they make."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -9,7 +8,9 @@ from typing import Any
 
 from export import ExportError
 from export.config import TOLD, StackConfig
+from export.json_file import read_json
 from export.sources import Source, minilm
+from export.sources.families import read_model
 
 _SHAPE = (
     "hidden_size", "num_attention_heads", "head_dim", "value_head_dim", "intermediate_size", "num_layers",
@@ -25,6 +26,7 @@ class Options:
     source: str
     origin: str | None = None
     layers: str | None = None
+    tower: str | None = None
     config: Path | None = None
     weights: Path | None = None
     arguments: Path | None = None
@@ -49,11 +51,11 @@ class Options:
 
 # Each source: what it takes beside --name and the like, and how it is made.
 _TAKES: dict[str, tuple[set[str], Callable[[Options], Source]]] = {
-    "bert": ({"origin", "layers"}, lambda o: _load("bert", _path(o), o.layers)),
+    "auto": ({"origin", "layers", "tower"}, lambda o: _checkpoint(_path(o), o)),
     "glassblock": ({"origin", "config", "bias", *_SHAPE}, lambda o: _load("glassblock", _path(o), _stack_config(o))),
     "minilm": (
         {"layers", "cache"},
-        lambda o: _load("bert", minilm.folder(o.cache or minilm.CACHE), o.layers, minilm.REFERENCE),
+        lambda o: _checkpoint(minilm.folder(o.cache or minilm.CACHE), o, minilm.REFERENCE),
     ),
     "module": (
         {"origin", "weights", "arguments", "hidden_size", "max_sequence_length"},
@@ -80,6 +82,10 @@ def _load(source: str, *arguments: Any, **named: Any) -> Source:
     return made
 
 
+def _checkpoint(folder: Path, options: Options, reference: str | None = None) -> Source:
+    return _load("checkpoint", folder, read_model(folder, options.tower), options.layers, reference)
+
+
 def make_source(options: Options) -> Source:
     """The source that the options ask for.
 
@@ -94,23 +100,6 @@ def make_source(options: Options) -> Source:
     return make(options)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
-
-    Raises:
-        ExportError: It is missing, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ExportError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ExportError(f"{path} must hold one JSON object")
-    return value
-
-
 def _origin(options: Options, what: str) -> str:
     if options.origin is None:
         raise ExportError(f"--source {options.source} needs FROM: {what}")
@@ -118,7 +107,7 @@ def _origin(options: Options, what: str) -> str:
 
 
 def _path(options: Options) -> Path:
-    what = "a folder with config.json and model.safetensors" if options.source == "bert" else "a safetensors file"
+    what = "a folder with config.json and model.safetensors" if options.source == "auto" else "a safetensors file"
     return Path(_origin(options, what))
 
 

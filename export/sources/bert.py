@@ -1,44 +1,19 @@
-"""Source `bert`: a Hugging Face folder with config.json and model.safetensors, any range of layers, the text front."""
+"""BERT and its kin: BERT, RoBERTa, XLM-R and ELECTRA share one table, DistilBERT has names of its own."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
-import torch
-from jaxtyping import Float, Int
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from export.sources.config_json import Config
+from export.sources.family import Family, Keys, Text, block_fields
 
-from export import ExportError
-from export.block import Stack
-from export.config import Activation, BlockConfig, StackConfig, divide
-from export.linear import matrix
-from export.norm import LayerNorm
-from export.place import file_sha256
-from export.sources import Source, TextFront, parse_layers
-from export.sources.layers import stack_layers
-from export.sources.weights import Weights
-
-# Hugging Face's names of activations, and ours. Its "gelu" is the exact one.
-_ACTIVATIONS: dict[str, Activation] = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
+_KEYS: Keys = {
+    "hidden_size": ("hidden_size", 768),
+    "num_attention_heads": ("num_attention_heads", 12),
+    "intermediate_size": ("intermediate_size", 3072),
+    "hidden_act": ("hidden_act", "gelu"),
+    "norm_eps": ("layer_norm_eps", 1e-12),
 }
-# Keys that change the mathematics, each with the only value that BERT's plain encoder block has.
-_ONLY = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "pruned_heads": {},
-    "quantization_config": None,
-}
-_SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers")
-_TEXT_SIZES = ("vocab_size", "max_position_embeddings", "type_vocab_size")
-_COUNTERS = ("position_ids", "token_type_ids")  # 0, 1, 2, … and zeros, which transformers once stored
-# Ours ← Hugging Face's; nn.Linear stores [out, in], which is turned round on the way.
+# Ours ← Hugging Face's.
 _LAYER = {
     "attention.W_Q": "attention.self.query.weight",
     "attention.b_Q": "attention.self.query.bias",
@@ -59,149 +34,108 @@ _LAYER = {
 }
 
 
-class Embeddings(nn.Module):
-    """LayerNorm(word + token type 0 + position 0 … S-1) (Devlin et al. 2018), as transformers' BertEmbeddings adds."""
-
-    def __init__(self, vocab_size: int, max_tokens: int, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.word = matrix(vocab_size, hidden_size)
-        self.position = matrix(max_tokens, hidden_size)
-        self.token_type = matrix(2, hidden_size)
-        self.norm = LayerNorm(hidden_size, eps, bias=True)
-
-    def forward(self, input_ids: Int[Tensor, "batch sequence"]) -> Float[Tensor, "batch sequence hidden"]:
-        """hidden_states for the first layer; input_ids int64, 0 … vocab_size - 1."""
-        position = torch.arange(input_ids.shape[1], device=input_ids.device)
-        words = nn.functional.embedding(input_ids, self.word) + self.token_type[0]
-        hidden: Tensor = self.norm(words + nn.functional.embedding(position, self.position))
-        return hidden
-
-
-def load(folder: Path, layers: str | None = None, reference: str | None = None) -> Source:
-    """The layers FIRST:END of a BERT folder; with the text front where they begin at 0 and tokenizer.json is there.
-
-    Raises:
-        ExportError: A file or tensor is missing, the folder is no BERT, or its config asks for what we do not compute.
-    """
-    config = _read_config(folder / "config.json")
-    first, end = parse_layers(layers, config["num_hidden_layers"])
-    stack_config = StackConfig(layers=(_block_config(folder / "config.json", config),) * (end - first))
-    stack = Stack(stack_config)
-    text: TextFront | None = None
-    with Weights(folder / "model.safetensors") as weights:
-        prefix = "bert." if any(name.startswith("bert.") for name in weights.names) else ""
-        stack.load_state_dict(_layer_tensors(weights, prefix, stack, first), assign=True)
-        if first == 0 and (folder / "tokenizer.json").is_file():
-            text = _text_front(weights, prefix, config, folder)
-        _refuse_unread(weights, prefix, range(first, end), with_text=text is not None)
-    stack.requires_grad_(requires_grad=False).eval()
-    read = ["config.json", "model.safetensors", *(["tokenizer.json"] if text else [])]
-    return Source(
-        kind="bert",
-        reference=reference or str(config.get("_name_or_path") or folder.resolve().name),
-        model=stack,
-        layers=stack_layers(stack, first),
-        hidden_size=stack_config.hidden_size,
-        config=stack_config,
-        files={name: file_sha256(folder / name) for name in read},
-        text=text,
+def _text(config: Config, vocab_size: int = 30522) -> Text:
+    return Text(
+        word="embeddings.word_embeddings.weight",
+        vocab_size=config.size("vocab_size", vocab_size),
+        position="embeddings.position_embeddings.weight",
+        positions=config.size("max_position_embeddings", 512),
+        token_type="embeddings.token_type_embeddings.weight",  # noqa: S106 - a tensor's name
+        token_types=config.size("type_vocab_size", 2),
+        norm="embeddings.LayerNorm",
     )
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ExportError(f"there is no file {path}") from error
-    except ValueError as error:
-        raise ExportError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ExportError(f"{path} must hold one JSON object")
-    family = config.get("model_type")
-    if family != "bert":
-        raise ExportError(f"{path}: model_type is {family!r}, and this source reads 'bert' alone")
-    if config.get("auto_map"):
-        raise ExportError(f"{path}: auto_map names the model's own code, and code that comes with a model is never run")
-    for key, only in _ONLY.items():
-        if config.get(key, only) not in (only, None):
-            raise ExportError(f"{path}: {key} is {config[key]!r}, and only {only!r} is supported")
-    act = config.get("hidden_act", "gelu")
-    if not isinstance(act, str) or act not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise ExportError(f"{path}: hidden_act is {act!r}, and only {known} are supported")
-    _hold_sizes(path, config, _SIZES)
-    return config
+def _roberta_text(config: Config, vocab_size: int) -> Text:
+    return replace(_text(config, vocab_size), padding=config.size("pad_token_id", 1, least=0))
 
 
-def _hold_sizes(path: Path, config: Mapping[str, Any], keys: Sequence[str]) -> None:
-    for key in keys:
-        size = config.get(key)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ExportError(f"{path}: {key} must be an integer of at least 1, got {size!r}")
+def _electra_text(config: Config) -> Text:
+    width = config.size("embedding_size", 128)
+    projected = width != config.size("hidden_size", 256)
+    return replace(_text(config), width=width, projection="embeddings_project" if projected else None)
 
 
-def _block_config(path: Path, config: Mapping[str, Any]) -> BlockConfig:
-    fields = {key: config[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size")}
-    try:
-        return BlockConfig.from_dict(
-            {
-                **fields,
-                "head_dim": divide(config["hidden_size"], config["num_attention_heads"]),
-                "norm_eps": config.get("layer_norm_eps", 1e-12),
-                "placement": "post",
-                "hidden_act": _ACTIVATIONS[config.get("hidden_act", "gelu")],
-            }
-        )
-    except ValueError as error:
-        raise ExportError(f"{path}: {error}") from error
+def _distilbert_text(config: Config) -> Text:
+    return Text(
+        word="embeddings.word_embeddings.weight",
+        vocab_size=config.size("vocab_size", 30522),
+        position="embeddings.position_embeddings.weight",
+        positions=config.size("max_position_embeddings", 512),
+        norm="embeddings.LayerNorm",
+    )
 
 
-def _layer_tensors(weights: Weights, prefix: str, stack: Stack, first: int) -> dict[str, Tensor]:
-    tensors = {}
-    for name, unset in stack.state_dict().items():
-        _, index, own = name.split(".", 2)
-        theirs = f"{prefix}encoder.layer.{first + int(index)}.{_LAYER[own]}"
-        tensors[name] = weights.take(theirs, tuple(reversed(unset.shape))).t().contiguous()
-    return tensors
-
-
-def _refuse_unread(weights: Weights, prefix: str, layers: range, *, with_text: bool) -> None:
-    """A tensor of the exported parts that was not read would be mathematics left out."""
-    parts = [f"{prefix}encoder.layer.{layer}." for layer in layers]
-    counters = {f"{prefix}embeddings.{name}" for name in _COUNTERS}
-    if with_text:
-        parts.append(f"{prefix}embeddings.")
-    for name in weights.unread:
-        if name.startswith(tuple(parts)) and name not in counters:
-            raise ExportError(f"{weights.path}: {name} would be left out; BERT's plain encoder has no such tensor")
-
-
-def _text_front(weights: Weights, prefix: str, config: Mapping[str, Any], folder: Path) -> TextFront:
-    _hold_sizes(folder / "config.json", config, _TEXT_SIZES)
-    _hold_tokenizer(folder / "tokenizer.json", config["vocab_size"])
-    hidden = config["hidden_size"]
-    sizes = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
-    shapes = {ours: (config[key], hidden) for ours, key in sizes.items()}
-    vocab_size, max_tokens = shapes["word"][0], shapes["position"][0]
-    embeddings = Embeddings(vocab_size, max_tokens, hidden, config.get("layer_norm_eps", 1e-12))
-    tensors = {
-        ours: weights.take(f"{prefix}embeddings.{ours}_embeddings.weight", shape) for ours, shape in shapes.items()
-    }
-    for part in ("weight", "bias"):
-        tensors[f"norm.{part}"] = weights.take(f"{prefix}embeddings.LayerNorm.{part}", (hidden,))
-    # assign alone keeps shapes that differ: token types may be more or fewer than two.
-    embeddings.token_type = matrix(*shapes["token_type"])
-    embeddings.load_state_dict(tensors, assign=True)
-    embeddings.requires_grad_(requires_grad=False).eval()
-    return TextFront(folder / "tokenizer.json", embeddings, vocab_size, max_tokens)
-
-
-def _hold_tokenizer(path: Path, vocab_size: int) -> None:
-    """Every token must have an embedding."""
-    try:
-        vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # tokenizers raises nothing more special
-        raise ExportError(f"{path} is not a tokenizer: {error}") from error
-    token, last = max(vocabulary.items(), key=lambda entry: entry[1], default=("", -1))
-    if last >= vocab_size:
-        raise ExportError(f"{path}: token {token!r} has id {last}, and config.json has a vocab_size of {vocab_size}")
+BERT = Family(
+    model_types=("bert",),
+    block=partial(block_fields, keys=_KEYS, placement="post"),
+    prefixes=("bert.", ""),
+    layers="encoder.layer.",
+    tensors=_LAYER,
+    text=_text,
+    beside=("pooler.",),
+    buffers=("embeddings.position_ids", "embeddings.token_type_ids"),
+    old_names={"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"},
+    only={"position_embedding_type": "absolute"},
+    harmless=frozenset({
+        "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+        "pooler_size_per_head", "pooler_type", "summary_activation", "summary_last_dropout", "summary_type",
+        "summary_use_proj",
+    }),
+)  # fmt: skip
+ROBERTA = replace(
+    BERT,
+    model_types=("roberta",),
+    prefixes=("roberta.", ""),
+    text=partial(_roberta_text, vocab_size=50265),
+)
+XLM_ROBERTA = replace(ROBERTA, model_types=("xlm-roberta",), text=partial(_roberta_text, vocab_size=30522))
+_SMALL: Keys = {
+    **_KEYS,
+    "hidden_size": ("hidden_size", 256),
+    "num_attention_heads": ("num_attention_heads", 4),
+    "intermediate_size": ("intermediate_size", 1024),
+}
+ELECTRA = replace(
+    BERT,
+    model_types=("electra",),
+    block=partial(block_fields, keys=_SMALL, placement="post"),
+    prefixes=("electra.", ""),
+    text=_electra_text,
+    front=("embeddings.", "embeddings_project."),
+)
+_DISTILLED: Keys = {
+    "hidden_size": ("dim", 768),
+    "num_attention_heads": ("n_heads", 12),
+    "intermediate_size": ("hidden_dim", 3072),
+    "hidden_act": ("activation", "gelu"),
+}
+DISTILBERT = Family(
+    model_types=("distilbert",),
+    block=partial(block_fields, keys=_DISTILLED, placement="post", norm_eps=1e-12),
+    depth=("n_layers", 6),
+    prefixes=("distilbert.", ""),
+    layers="transformer.layer.",
+    tensors={
+        "attention.W_Q": "attention.q_lin.weight",
+        "attention.b_Q": "attention.q_lin.bias",
+        "attention.W_K": "attention.k_lin.weight",
+        "attention.b_K": "attention.k_lin.bias",
+        "attention.W_V": "attention.v_lin.weight",
+        "attention.b_V": "attention.v_lin.bias",
+        "attention.W_O": "attention.out_lin.weight",
+        "attention.b_O": "attention.out_lin.bias",
+        "attention_norm.weight": "sa_layer_norm.weight",
+        "attention_norm.bias": "sa_layer_norm.bias",
+        "feed_forward.W_1": "ffn.lin1.weight",
+        "feed_forward.b_1": "ffn.lin1.bias",
+        "feed_forward.W_2": "ffn.lin2.weight",
+        "feed_forward.b_2": "ffn.lin2.bias",
+        "ffn_norm.weight": "output_layer_norm.weight",
+        "ffn_norm.bias": "output_layer_norm.bias",
+    },
+    text=_distilbert_text,
+    buffers=("embeddings.position_ids",),
+    harmless=frozenset({"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"}),
+)
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT)

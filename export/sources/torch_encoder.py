@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ from export.block import Stack
 from export.config import TOLD, BlockConfig, StackConfig, divide
 from export.place import file_sha256
 from export.sources import Source, parse_layers
+from export.sources.family import Part
 from export.sources.layers import stack_layers
+from export.sources.stored import take_as_ours
 from export.sources.weights import Weights
 
 # What is not told is PyTorch's own; only the heads have no default.
 _DEFAULTS = {"placement": "post", "hidden_act": "relu", "norm_eps": 1e-5}
 
 # Ours ← PyTorch's; nn.Linear stores [out, in], which is turned round on the way.
-_LAYER = {
+_LAYER: dict[str, str | Part] = {
+    **{
+        f"attention.{kind}_{part}": Part(f"self_attn.in_proj_{ending}", index, 3)
+        for kind, ending in (("W", "weight"), ("b", "bias"))
+        for index, part in enumerate("QKV")
+    },
     "attention.W_O": "self_attn.out_proj.weight",
     "attention.b_O": "self_attn.out_proj.bias",
     "attention_norm.weight": "norm1.weight",
@@ -31,7 +39,6 @@ _LAYER = {
     "ffn_norm.weight": "norm2.weight",
     "ffn_norm.bias": "norm2.bias",
 }
-_PACKED = ("Q", "K", "V")  # the order of in_proj_weight's three parts
 _FINAL = ("norm.weight", "norm.bias")
 _DECODER = ("multihead_attn.", "norm3.")  # what nn.TransformerDecoderLayer has beside an encoder layer's own
 
@@ -131,18 +138,12 @@ def _tensors(weights: Weights, stack: Stack, first: int, *, single: bool) -> dic
             continue
         _, index, own = name.split(".", 2)
         prefix = _prefix(first + int(index), single=single)
-        tensors[name] = _layer_tensor(weights, prefix, own, tuple(unset.shape))
+        tensors[name] = take_as_ours(partial(_take, weights, prefix), _LAYER[own], tuple(unset.shape))
     return tensors
 
 
-def _layer_tensor(weights: Weights, prefix: str, own: str, shape: tuple[int, ...]) -> Tensor:
-    if own in _LAYER:
-        return weights.take(prefix + _LAYER[own], tuple(reversed(shape))).t().contiguous()
-    kind, part = own.removeprefix("attention.").split("_")
-    size, *rest = reversed(shape)
-    packed = weights.take(f"{prefix}self_attn.in_proj_{'weight' if kind == 'W' else 'bias'}", (3 * size, *rest))
-    start = _PACKED.index(part) * size
-    return packed[start : start + size].t().contiguous()
+def _take(weights: Weights, prefix: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    return weights.take(prefix + name, shape)
 
 
 def _refuse_unread(weights: Weights, first: int, end: int, count: int) -> None:

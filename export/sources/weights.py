@@ -23,7 +23,7 @@ class Weights:
     """
 
     def __init__(self, path: Path) -> None:
-        _refuse_pickle(path)
+        refuse_pickle(path)
         self.path = path
         self._taken: set[str] = set()
         reader: Any = safe_open  # safetensors types its reader only in part
@@ -49,7 +49,7 @@ class Weights:
             ExportError: It is missing, has another shape, or is not exact in `dtype`.
         """
         if name not in self.names:
-            raise ExportError(f"{self.path} has no tensor {name!r}")
+            raise ExportError(f"{self.path} has no tensor {name!r}, expected with shape {list(shape)}")
         self._taken.add(name)
         tensor: Tensor = self._file.get_tensor(name)
         if tuple(tensor.shape) != shape:
@@ -75,7 +75,12 @@ class Weights:
         return tuple(self._file.get_slice(name).get_shape())
 
 
-def _refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path) -> None:
+    """Refuses a file that is not there, and one whose reading could run code.
+
+    Raises:
+        ExportError: It is one of them.
+    """
     if not path.is_file():
         raise ExportError(f"there is no file {path}")
     with path.open("rb") as file:

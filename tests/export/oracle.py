@@ -63,4 +63,6 @@ def _activate(kind: str, x: Array) -> Array:
         return np.where(x > 0, x, 0.0)
     if kind == "gelu":
         return np.asarray(x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
+    if kind == "quick_gelu":
+        return np.asarray(x / (1 + np.exp(-1.702 * x)))
     return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))

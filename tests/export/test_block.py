@@ -17,7 +17,8 @@ from export.block import Stack, TransformerBlock
 from export.config import BlockConfig, StackConfig
 from export.probes import block_probes, layer_outputs
 from export.proof import tolerance
-from export.sources import bert, minilm, random, torch_encoder
+from export.sources import checkpoint, minilm, random, torch_encoder
+from export.sources.families import read_model
 from tests import artifacts, textbook
 from tests.export import oracle
 
@@ -128,7 +129,7 @@ def test_minilm_equals_transformers_and_any_range_is_its_middle() -> None:
     theirs = transformers.BertModel.from_pretrained(
         folder, attn_implementation="eager", add_pooling_layer=False, local_files_only=True
     )
-    source, middle = bert.load(folder), bert.load(folder, "2:5")
+    source, middle = (checkpoint.load(folder, read_model(folder), layers) for layers in (None, "2:5"))
     ids = torch.randint(0, 30522, (2, 19), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 19, dtype=torch.int64)
     mask[1, 11:] = 0
@@ -186,7 +187,7 @@ configs = st.builds(
     value_bias=st.booleans(),
     output_bias=st.booleans(),
     ffn_bias=st.booleans(),
-    hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh")),
+    hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh", "quick_gelu")),
     mask=st.sampled_from(("bidirectional", "causal")),
 )
 
@@ -222,11 +223,13 @@ def test_shapes_are_what_the_types_say() -> None:
     """In a process of its own: the import hook would otherwise stand inside every traced module."""
     script = """
 from jaxtyping import install_import_hook
-parts = ("attention", "block", "feed_forward", "linear", "norm", "sources.bert")
+parts = ("attention", "block", "feed_forward", "linear", "norm", "sources.text_front")
 with install_import_hook([f"export.{part}" for part in parts], "beartype.beartype"):
     import torch
     from export.config import StackConfig
-    from export.sources import bert, random
+    from export.sources import random
+    from export.sources.family import Text
+    from export.sources.text_front import Embeddings
 fields = {"hidden_size": 6, "num_attention_heads": 2, "head_dim": 130, "value_head_dim": 5, "intermediate_size": 7}
 for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}):
     source = random.load(StackConfig.from_dict({**fields, "num_layers": 2, **more}))
@@ -234,8 +237,9 @@ for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "fina
     assert source.model(x, mask).shape == x.shape
     for layer in source.layers:
         layer.module(x, mask)
-embeddings = bert.Embeddings(11, 9, 6, 1e-12)
-embeddings(torch.ones(2, 3, dtype=torch.int64))
+for more in ({}, {"padding": 1, "token_type": "t", "token_types": 2, "norm": "n", "projection": "p", "width": 5}):
+    text = Text(word="w", vocab_size=11, position="p", positions=9, **more)
+    Embeddings(text, 6, 1e-12)(torch.ones(2, 3, dtype=torch.int64))
 try:
     source.layers[0].module(x, mask.float())
 except Exception as error:

@@ -105,7 +105,8 @@ TORCH = "--source torch_encoder --num-attention-heads 4"
 RANDOM = "--source random --hidden-size 8 --num-attention-heads 2 --intermediate-size 4"
 MODULE = "--source module"
 REFUSALS = [
-    ("", "give --source and --name, or --default for the default model"),
+    ("", "give a folder or --source, and --name; or --default for the default model"),
+    ("other.safetensors", "give a folder or --source, and --name; or --default for the default model"),
     ("--source random", "a block needs hidden_size, num_attention_heads, intermediate_size"),
     ("--source random --layers 0:1", "--layers does not go with --source random"),
     ("x --source random", "FROM does not go with --source random"),
@@ -123,22 +124,30 @@ REFUSALS = [
         "--name '../x' must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
     ),
     (f"{RANDOM} --version 01", "--version '01' must be a whole number from 1 to 999999999"),
-    ("--source bert", "--source bert needs FROM: a folder with config.json and model.safetensors"),
-    ("nowhere --source bert", "there is no file nowhere/config.json"),
-    ("gpt2 --source bert", "gpt2/config.json: model_type is 'gpt2', and this source reads 'bert' alone"),
+    ("--source auto", "--source auto needs FROM: a folder with config.json and model.safetensors"),
+    ("nowhere --source auto", "there is no file nowhere/config.json"),
+    ("gpt2", "there is no file gpt2/model.safetensors"),
+    ("gpt2 --hidden-size 8", "--hidden-size does not go with --source auto"),
+    ("gpt2 --tower text", "gpt2/config.json: --tower does not go with model_type 'gpt2', which has no two towers"),
     (
-        "relative --source bert",
+        "relative",
         "relative/config.json: position_embedding_type is 'relative_key', and only 'absolute' is supported",
     ),
     (
-        "swish --source bert",
-        "swish/config.json: hidden_act is 'swish', and only relu, gelu, gelu_new, gelu_pytorch_tanh are supported",
+        "swish",
+        (
+            "swish/config.json: hidden_act is 'swish', and only relu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu "
+            "are supported"
+        ),
     ),
-    ("bert --source bert --layers 1:3", "--layers 1:3 is out of range: the source has 2 layers, so 0:2 is all of them"),
-    ("bert --source bert --layers 1", "--layers must be FIRST:END, half-open, as 2:5; got '1'"),
+    ("bert --layers 1:3", "--layers 1:3 is out of range: the source has 2 layers, so 0:2 is all of them"),
+    ("bert --layers 1", "--layers must be FIRST:END, half-open, as 2:5; got '1'"),
     (
-        "bert --source bert",
-        "bert/model.safetensors has no tensor 'bert.encoder.layer.0.attention.output.LayerNorm.weight'",
+        "bert",
+        (
+            "bert/model.safetensors holds no layer of bert: expected names that begin with bert.encoder.layer. or "
+            "encoder.layer., and the first of its 1 is bert.pooler.dense.weight"
+        ),
     ),
     (f"model.bin {TORCH}", f"model.bin {PICKLE}"),
     (f"disguised.safetensors {TORCH}", f"disguised.safetensors {PICKLE}"),

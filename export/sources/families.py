@@ -1,0 +1,127 @@
+"""Which families are known, which come later and which never: from config.json to what is to be loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from export import ExportError
+from export.config import BlockConfig
+from export.json_file import read_json
+from export.sources import bert, clip, gpt2, vit
+from export.sources.config_json import Config
+from export.sources.family import Family, Text
+
+FAMILIES: tuple[Family, ...] = (*bert.FAMILIES, *gpt2.FAMILIES, *vit.FAMILIES, *clip.FAMILIES)
+KNOWN = {model_type: family for family in FAMILIES for model_type in family.model_types}
+_TOWERS = {(str(family.inside), str(family.tower)): family for family in FAMILIES if family.inside}
+
+_ROTARY, _GROUPED = "rotary positions", "grouped key-value heads"
+_LLAMA = (_ROTARY, _GROUPED, "RMS norm", "a gated feed-forward")
+_GEMMA = (*_LLAMA, "a norm that multiplies by 1 + weight")
+# What the block lacks for the families that come later.
+_LATER = {
+    "llama": _LLAMA,
+    "mistral": (*_LLAMA, "a sliding window"),
+    "qwen2": _LLAMA,
+    "qwen3": (*_LLAMA, "norms of queries and keys"),
+    "phi3": (*_LLAMA, "a sliding window"),
+    "gemma": _GEMMA,
+    "gemma2": (*_GEMMA, "four norms a layer", "capped scores", "a sliding window"),
+    "gpt_neox": (_ROTARY, "a parallel residual"),
+    "modernbert": (_ROTARY, "a sliding window", "a gated feed-forward", "layers without a norm"),
+    "t5": ("RMS norm", "scores without a scale", "a relative bias"),
+    "mt5": ("RMS norm", "scores without a scale", "a relative bias", "a gated feed-forward"),
+    "dinov2": ("layer scale",),
+}
+_EXPERTS = "each token chooses among experts, which this block does not have"
+# Keys of config.json by which a model shows that it has no block to serve, whatever its model_type.
+_NEVER = {
+    "num_local_experts": _EXPERTS,
+    "num_experts": _EXPERTS,
+    "n_routed_experts": _EXPERTS,
+    "kv_lora_rank": "its keys and values come from a latent vector, which this block does not have",
+}
+_WINDOWED = ("swin", "swinv2", "donut-swin")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What config.json says of a model of a known family.
+
+    Attributes:
+        kind: Its model_type.
+        family: Its weight layout.
+        block: The config of each of its layers.
+        depth: How many layers it has.
+        text: The text front's tensors, or None for a family without.
+        reference: What it calls itself, or None.
+    """
+
+    kind: str
+    family: Family
+    block: BlockConfig
+    depth: int
+    text: Text | None
+    reference: str | None
+
+
+def read_model(folder: Path, tower: str | None = None) -> Model:
+    """Reads a folder's config.json; torch is not needed for it.
+
+    Args:
+        folder: Holds config.json.
+        tower: "text" or "vision", where the folder holds both.
+
+    Raises:
+        ExportError: There is none, its family is not known, or it asks for what the block does not compute.
+    """
+    path = folder / "config.json"
+    fields = read_json(path)
+    config = Config(path, fields)
+    kind = fields.get("model_type")
+    if not isinstance(kind, str):
+        raise config.refusal(_why_not(kind, frozenset(fields)))
+    if kind in {inside for inside, _ in _TOWERS}:
+        kind, config = _tower(config, kind, tower)
+    elif tower is not None:
+        raise config.refusal(f"--tower does not go with model_type {kind!r}, which has no two towers")
+    if kind not in KNOWN:
+        raise config.refusal(_why_not(kind, frozenset(fields)))
+    reference = fields.get("_name_or_path")
+    return _read(config, kind, KNOWN[kind], str(reference) if reference else None)
+
+
+def _tower(config: Config, pair: str, tower: str | None) -> tuple[str, Config]:
+    if tower is None:
+        raise config.refusal(f"model_type is {pair!r}, which has two towers; give --tower text or --tower vision")
+    if (pair, tower) not in _TOWERS:
+        raise ExportError(f"--tower must be text or vision, got {tower!r}")
+    config.hold_common()
+    # CLIP's older files have a tower's config twice, and where they do transformers takes the second.
+    old, new = f"{tower}_config_dict", f"{tower}_config"
+    return _TOWERS[pair, tower].model_types[0], config.part(old if config.has(old) else new)
+
+
+def _read(config: Config, kind: str, family: Family, reference: str | None) -> Model:
+    config.only(family.only)
+    try:
+        block = BlockConfig.from_dict(family.block(config))
+    except ValueError as error:
+        raise config.refusal(str(error)) from error
+    depth = config.size(*family.depth)
+    text = family.text(config) if family.text else None
+    config.finish(kind, family.harmless)
+    return Model(kind, family, block, depth, text, reference)
+
+
+def _why_not(kind: object, keys: frozenset[str]) -> str:
+    if isinstance(kind, str) and kind in _LATER:
+        lacks = " and ".join((", ".join(_LATER[kind][:-1]), _LATER[kind][-1]) if _LATER[kind][1:] else _LATER[kind])
+        return f"model_type is {kind!r}, which comes later: the block does not have {lacks} yet"
+    if kind in _WINDOWED:
+        why = "its attention runs in windows of an image, and its tensors have a height and a width"
+        return f"model_type is {kind!r}, which is not served as a block: {why}"
+    for key, why in _NEVER.items():
+        if key in keys:
+            return f"model_type is {kind!r} with {key}, which is not served as a block: {why}"
+    known = ", ".join(sorted({*KNOWN, *(inside for inside, _ in _TOWERS)}))
+    return f"model_type is {kind!r}, and known are {known}; --source module exports a block of your own"

@@ -1,0 +1,126 @@
+"""What a family of models is: a table of names and transforms, and how its config.json becomes a BlockConfig."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from export.config import divide
+from export.sources.config_json import Config
+
+# BlockConfig's field ← a key of config.json, and the default that transformers gives to that key.
+Keys = Mapping[str, tuple[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several tensors that a file stores as one, side by side along the axis of what they give.
+
+    Attributes:
+        name: The packed tensor's name.
+        index: Which part of it, from 0.
+        count: How many parts of the same size it has.
+    """
+
+    name: str
+    index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The tensors that turn ids into hidden states, and their sizes: word + token type 0 + position, norm, projection.
+
+    Attributes:
+        word: The words' tensor [vocabulary, width].
+        vocab_size: Its rows.
+        position: The positions' tensor [positions, width].
+        positions: Its rows.
+        token_type: The token types' tensor, whose first row is added; None where a family has no such types.
+        token_types: Its rows.
+        norm: What the names of the norm's weight and bias begin with, or None; its epsilon is the blocks'.
+        projection: What the names of the last product's weight and bias begin with; None where there is none.
+        width: Size of an embedding before that product; None is the hidden size.
+        padding: Where set, positions are counted from the id of the padding on: the first token that is no padding has
+            position padding + 1, and padding itself has position padding (fairseq's make_positions).
+    """
+
+    word: str
+    vocab_size: int
+    position: str
+    positions: int
+    token_type: str | None = None
+    token_types: int = 0
+    norm: str | None = None
+    projection: str | None = None
+    width: int | None = None
+    padding: int | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens have a position."""
+        return self.positions if self.padding is None else self.positions - self.padding - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One weight layout of Hugging Face's.
+
+    Attributes:
+        model_types: The values of config.json's model_type that have it.
+        block: From config.json to the fields of BlockConfig, which all layers share.
+        depth: The key of the number of layers, and transformers' default for it.
+        prefixes: What may stand before every name: models with a head call the model below it by a name.
+        layers: What a layer's names begin with, before its number.
+        tensors: Ours ← theirs, of one layer.
+        stored: "out_in" as nn.Linear stores a matrix, "in_out" as Conv1D and we do.
+        final_norm: What the names of the norm after the last layer begin with, or None; its epsilon is the blocks'.
+        text: From config.json to the text front's tensors, or None for a family without.
+        front: What the names of all tensors before the first layer begin with.
+        beside: What the names of the other tensors of the model without its head begin with.
+        buffers: Endings of names that hold no weights: masks and counters that were once stored.
+        old_names: Endings of names, and what older files have in their place.
+        only: Keys of config.json that change the mathematics, each with the one value that is computed here.
+        harmless: Keys of config.json that change nothing of a block.
+        tower: "text" or "vision" where config.json of `inside` has this model as one part of two.
+        inside: The model_type of such a pair, or None.
+    """
+
+    model_types: tuple[str, ...]
+    block: Callable[[Config], dict[str, Any]]
+    depth: tuple[str, int] = ("num_hidden_layers", 12)
+    prefixes: tuple[str, ...]
+    layers: str
+    tensors: Mapping[str, str | Part]
+    stored: Literal["out_in", "in_out"] = "out_in"
+    final_norm: str | None = None
+    text: Callable[[Config], Text] | None = None
+    front: tuple[str, ...] = ("embeddings.",)
+    beside: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
+    old_names: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, Any] = field(default_factory=dict)
+    harmless: frozenset[str] = frozenset()
+    tower: str | None = None
+    inside: str | None = None
+
+
+def block_fields(config: Config, keys: Keys, **fixed: Any) -> dict[str, Any]:
+    """The fields of BlockConfig that a family's config.json tells, and those that are the same in all of the family.
+
+    Raises:
+        ExportError: A value that the block cannot have.
+        ValueError: The heads do not divide the hidden size.
+    """
+    fields = {field: _read(config, field, key, default) for field, (key, default) in keys.items()}
+    head_dim = fields.pop("head_dim", None) or divide(fields["hidden_size"], fields["num_attention_heads"])
+    return {**fields, "head_dim": head_dim, **fixed}
+
+
+def _read(config: Config, field: str, key: str, default: Any) -> Any:
+    if field == "norm_eps":
+        return config.number(key, default)
+    if field == "hidden_act":
+        return config.activation(key, default)
+    if field.endswith("_bias"):
+        return config.flag(key, default=default)
+    return config.size_or_none(key) if default is None else config.size(key, default)
