@@ -203,10 +203,14 @@ def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess
 
 
 def main() -> None:
-    """Makes SERVED: one in this process, which starts torch for all, and the others in two forks of it."""
+    """Makes SERVED: one in this process, which starts torch for all, and the others in two forks of it.
+
+    While it starts, the other processor reads all tests once, so that pytest's processes find them compiled.
+    """
     names = [name for name in SERVED if not place_of(name).exists()]
     if not names:
         return
+    reading = subprocess.Popen([sys.executable, "-m", "pytest", "--collect-only", "-qq"], stdout=subprocess.DEVNULL)
     _run_each_trace_sooner()
     _make_here(names[:1])
     fork = multiprocessing.get_context("fork")
@@ -216,6 +220,7 @@ def main() -> None:
         process.start()
     for process in processes:  # all of them: none is left running
         process.join()
+    reading.wait()
     if any(process.exitcode for process in processes):
         sys.exit("an artifact could not be exported")
 
