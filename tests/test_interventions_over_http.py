@@ -129,3 +129,26 @@ def test_changes_behind_what_is_asked_for_change_nothing(client: httpx.Client) -
     behind = {"layers.3:.resid_mid": {"set": 7}, "layers.2.ffn_output": {"scale": 0}}
     found, plain = ask(client, OTHERS, wanted, behind), ask(client, OTHERS, wanted, {})
     assert all(found[name].tobytes() == plain[name].tobytes() for name in wanted)
+
+
+def test_a_hidden_key_stays_hidden_whatever_its_score_and_counts_where_its_weight_is_set(client: httpx.Client) -> None:
+    rows = np.random.default_rng(0).normal(size=(5, 8)).round(3).tolist()
+    body: dict[str, Any] = {
+        "hidden_states": [rows],
+        "attention_mask": [[1, 0, 1, 1, 0]],
+        "outputs": ["layers.0.attention_scores", "layers.0.attention_weights", "layers.0.value", "layers.0.context"],
+        "interventions": {
+            "layers.0.attention_scores[0, :, 1]": {"set": [-5, -1, 0, 1, 50]},
+            "layers.0.attention_scores[1]": {"scale": 0.5},
+            "layers.0.attention_weights[1, 3]": {"set": 0.5},
+        },
+    }
+    answer = client.post("/v1/models/tiny/forward", json=body).json()
+    scores, weights, value, context = (np.array(found[0], np.float64) for found in answer["outputs"].values())
+    with np.errstate(over="ignore"):
+        powers = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted = powers / powers.sum(-1, keepdims=True) * [1, 0, 1, 1, 0]
+    wanted[1, 3] = 0.5
+    assert np.abs(weights - wanted).max() <= 1e-6
+    assert (weights[:, :3, [1, 4]] == 0).all()
+    assert np.abs(context - np.einsum("hqk,khv->qhv", wanted, value)).max() <= 1e-5

@@ -1,5 +1,6 @@
 """The README's commands, run in this checkout as they stand there; what it shows is what they print."""
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -51,6 +53,14 @@ def test_the_python_example_gives_the_shapes_shown(server: Server, monkeypatch: 
     exec(block("python", "run_with_cache").replace("http://127.0.0.1:8000", server.url), names)  # noqa: S102
     assert names["cache"]["layers.5.attention_weights"][1].shape == (12, 5, 5)
     assert names["cache"]["layers.0.query"][0].shape == (6, 12, 32)
+
+
+def test_the_intervention_shown_takes_the_head_away(client: httpx.Client) -> None:
+    (shown,) = re.findall(r'`("interventions": \{.*?\}\})`', README)
+    body = {"text": "The cat sat.", "outputs": ["layers.5.context"], **json.loads(f"{{{shown}}}")}
+    answer = client.post("/v1/models/minilm/forward", json=body).json()
+    context = np.array(answer["outputs"]["layers.5.context"][0])
+    assert (context == 0).all(axis=(0, 2)).tolist() == [head == 11 for head in range(12)]
 
 
 def test_the_error_shown_is_the_servers(server: Server) -> None:

@@ -16,7 +16,9 @@ from service.errors import IllegalRequestError
 from service.intervention import read_interventions
 from service.manifest import ModelSpec, read_manifest
 from service.padding import unpad
-from service.tensors import Edit, Intervention, Output, Sequence
+from service.repository import load_model
+from service.settings import read_settings
+from service.tensors import Edit, Intervention, Output, Sequence, View
 from tests.changes import text_of
 
 SITES, VERBS = ("attention_scores", "query", "resid_mid"), ("scale", "add", "set", "from")
@@ -140,3 +142,14 @@ def test_who_is_taken_from_comes_along_and_nobody_else(pairs: list[tuple[int, in
     found = with_sources([made[row]])
     assert found[0] is made[row]
     assert sorted(map(id, found)) == sorted(id(made[one]) for one in needed)
+
+
+def test_who_changes_nothing_in_a_changed_request_may_share_a_batch_with_who_looks_inside(
+    artifact: Callable[[str], Path],
+) -> None:
+    runner = load_model(artifact("tiny"), read_settings([]), lambda: None).runner
+    states = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    wanted = [(View(Output(None, "block_output")),), (View(Output(1, "query")),)]
+    batch = [Sequence(states, np.ones(3, np.bool_), views) for views in wanted]
+    for (found,), sequence in zip(runner.run(batch), batch, strict=True):
+        assert np.array_equal(found, runner.run([sequence])[0][0])
