@@ -1,5 +1,6 @@
 """The README's commands, run in this checkout as they stand there; what it shows is what they print."""
 
+import json
 import os
 import re
 import signal
@@ -65,6 +66,20 @@ def test_your_own_block_goes_from_python_to_a_model(tmp_path: Path) -> None:
     script = script.replace("cd examples/my_block", f"cp -r examples/my_block {tmp_path}/code && cd {tmp_path}/code")
     run(script)
     assert (tmp_path / "my-block/1/manifest.json").exists()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_range_of_a_folders_layers_becomes_a_model(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.GPT2Config(
+        n_layer=6, n_embd=8, n_head=2, n_positions=8, vocab_size=5, bos_token_id=1, eos_token_id=2
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    run(block("sh", "./gpt2"), tmp_path, timeout_s=280)
+    manifest = json.loads((tmp_path / "models/gpt2-3-6/1/manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["source"]["kind"], manifest["source"]["layers"]) == ("gpt2", [3, 6])
 
 
 @pytest.mark.long
