@@ -21,7 +21,7 @@ MAX_ADDED_MB := 250
 unexport PYTHONDONTWRITEBYTECODE
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-oracles families test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals openapi image clean
+.PHONY: install check test test-long test-oracles families test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals bench-page screenshots openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -49,7 +49,8 @@ test: install  ## The whole test suite but the long runs
 	$(BIN)/python -m pytest -n 3 $(TESTS)
 
 test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples
-	$(BIN)/python -m pytest -m "long or thorough or hypothesis" --hypothesis-profile thorough --timeout 600
+	$(BIN)/python -m pytest -n 2 -m "(thorough or hypothesis) and not long" --hypothesis-profile thorough --timeout 600
+	$(BIN)/python -m pytest -m long --hypothesis-profile thorough --timeout 600
 
 test-oracles: install  ## Our names and answers beside TransformerLens and bertviz, each with a PyTorch of its own
 	$(BIN)/python -m pytest -m oracles --timeout 900
@@ -96,6 +97,12 @@ bench-probes: install  ## A run that gives attention weights of 512 positions: a
 
 bench-refusals: install  ## The server's CPU for a refusal at the door: at most 100 µs, the wire's own left out
 	$(BIN)/python -m pytest -m bench -s tests/service/test_refusal_cost.py
+
+bench-page: install  ## In Chromium, 12 x 12 heads of 128 tokens: first picture at most 250 ms after the answer, interaction 150 ms
+	$(BIN)/python -m pytest -m bench -s tests/page/test_page_time.py
+
+screenshots: install  ## docs/pictures/page-*.png, from Chromium (apt-get install chromium fonts-dejavu-core)
+	$(BIN)/python -m tests.page.screenshots
 
 openapi: install  ## docs/openapi.json, from the routes
 	$(BIN)/python -m service openapi > docs/openapi.json

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from service import __version__, budget, logs
 from service.admission import Door
-from service.api import operations, v1, v2, v2_repository
+from service.api import operations, page, v1, v2, v2_repository
 from service.api.direct import Shortcut
 from service.api.document import DescribedAPI
 from service.codec.inference_request import PROBES
@@ -87,6 +87,7 @@ class Application:
         api.include_router(v2.infer_router)
         api.include_router(v2_repository.router)
         api.include_router(operations.router)
+        api.include_router(page.router)
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
         busy = [*v1.forward_router.routes, *v2.infer_router.routes]

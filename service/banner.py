@@ -18,6 +18,7 @@ _READ_WEIGHTS = (
     "print(*(f'{w:.3f} {k}' for k, w in zip(t, a['outputs']['ADDRESS'][0][HEAD][t.index('it')])), sep='\\n')"
 )
 _LARGE_HIDDEN_SIZE = 16
+_PATHS = {"page": "/", "API": "/docs", "models": "/v1/models", "ready": "/readyz", "metrics": "/metrics"}
 
 
 def print_banner(repository: Repository, settings: Settings, port: int, grpc_port: int | None) -> None:
@@ -30,7 +31,7 @@ def print_banner(repository: Repository, settings: Settings, port: int, grpc_por
     for model in repository.all():
         table.add_row(model.spec.name, model.spec.version, model.provider, _cost(model.spec, settings), "READY")
     console.print(table)
-    for name, path in (("API", "/docs"), ("models", "/v1/models"), ("ready", "/readyz"), ("metrics", "/metrics")):
+    for name, path in _PATHS.items():
         console.print(f"{name:8}{url}{path}")
     if grpc_port is not None:
         console.print(f"gRPC    {host}:{grpc_port}")

@@ -54,7 +54,8 @@ class Edits:
         """A tensor of the batch, float32 [batch, ...], as it is to go on; `values` stay as they are.
 
         In a cell scales multiply, then adds sum, then `set` decides; who takes from another row takes what that row has
-        after its own changes. Cells of padding, and of rows that change nothing, keep every bit.
+        after its own changes. Rows that change nothing keep every bit, and so does padding, except that its scores
+        become less than any: the least float32, which hides it else, is what a client may set all others to.
         """
         changed, of = values.copy(), self._of[output]
         cells = [unpad(changed, self._spec.tensor(output), row, len(s)) for row, s in enumerate(self._sequences)]
@@ -63,7 +64,16 @@ class Edits:
             for row in TopologicalSorter(sources).static_order():
                 for edit in sorted(of.get(row, ()), key=lambda edit: _ORDER[edit.verb]):
                     _apply(cells[row], edit, cells[self._source(row, edit)])
+        if output.probe == "attention_scores":
+            for row in of:
+                changed[row, ..., len(self._sequences[row]) :] = -np.inf
         return changed
+
+    def clear_padding(self, hidden_states: Float32Array) -> None:
+        """Zeroes the padding of what leaves a layer: a change may have made it infinite, and 0 times that is no 0."""
+        for row, sequence in enumerate(self._sequences):
+            if sequence.edits:
+                hidden_states[row, len(sequence) :] = 0
 
     def _source(self, row: int, edit: Edit) -> int:
         """The row that an edit takes from; its own if it takes from none."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from service.address import find_cells
 from service.cut import check_lengths, cut_sizes
-from service.errors import IllegalRequestError, nearest
+from service.errors import IllegalRequestError
 from service.manifest import ModelSpec
 from service.tensors import Edit, Float32Array, Intervention, Output, Span, View
 
@@ -33,7 +33,7 @@ def read_interventions(
     found: list[list[Edit]] = [[] for _ in lengths]
     count = 0
     for asked in interventions:
-        _check_verb(asked)
+        _check_operand(asked)
         _check_sequences(asked, len(lengths))
         views = find_cells(asked.address, spec, asked.place)
         count += len(views)
@@ -53,10 +53,7 @@ def read_interventions(
     return tuple(map(tuple, found))
 
 
-def _check_verb(asked: Intervention) -> None:
-    if asked.verb not in VERBS:
-        message = f"expected scale, add or set{nearest(asked.verb, VERBS)}"
-        raise IllegalRequestError(message, code="unknown_verb", at=asked.place)
+def _check_operand(asked: Intervention) -> None:
     if isinstance(asked.value, int) and asked.verb != "set":
         message = "expected a number or lists of numbers: only set takes from another sequence"
         raise IllegalRequestError(message, code="wrong_type", at=asked.place)

@@ -61,12 +61,14 @@ class Layers:
         Args:
             layer: its number.
             names: probes, and `block_output` where the layer gives it.
-            hidden_states: what enters it.
+            hidden_states: what enters it, of the run's own where another layer gave it.
             batch: whose mask is used.
             edits: of the batch.
             stop: ends the run.
         """
         session = self._sessions[self._graph(layer, edits)]
+        if layer:
+            edits.clear_padding(hidden_states)
         if "layer_input" in edits.probes(layer):
             hidden_states = edits.change(Output(layer, "layer_input"), hidden_states)
         feeds: dict[str, NDArray[Any]] = {"hidden_states": hidden_states, "attention_mask": batch.attention_mask}

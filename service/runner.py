@@ -114,7 +114,8 @@ class Runner:
             OverloadedError: these answers and those that are not written yet would take too much memory.
         """
         every, stop = with_sources(sequences), stop or Stop()
-        depth, edits = self.depth(sequences[0].views, edited=any(s.edits for s in every)), Edits(every, self._spec)
+        views = tuple(view for sequence in sequences for view in sequence.views)  # some may ask for block_output alone
+        depth, edits = self.depth(views, edited=any(s.edits for s in every)), Edits(every, self._spec)
         batch, rows = pad(every), [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)

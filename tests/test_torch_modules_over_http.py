@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from examples.client import Client
 from tests.artifacts import make_encoder, make_my_block
+from tests.hooked import assert_equal_by_the_rule
 from tests.server import Server, link_models, running
 
 LENGTHS = (1, 2, 7, 33, 64, 65)
@@ -23,14 +23,6 @@ def eager() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     yield
     torch.backends.mha.set_fastpath_enabled(before)
-
-
-def assert_equal_by_the_rule(got: Any, eager32: torch.Tensor, eager64: torch.Tensor, mask: NDArray[np.bool_]) -> None:
-    """|ours − f64| ≤ 2·max|f32 − f64| + 1e-5·max(1, |f64|) where the mask is True."""
-    want = eager64.numpy()[mask]
-    own_error = np.abs(eager32.numpy().astype(np.float64)[mask] - want).max(initial=0.0)
-    bound = 2 * own_error + 1e-5 * np.maximum(1.0, np.abs(want))
-    assert (np.abs(np.asarray(got, np.float64)[mask] - want) <= bound).all()
 
 
 def sequences(hidden_size: int) -> list[NDArray[np.float32]]:
@@ -94,5 +86,4 @@ def test_a_hand_written_module_answers_as_it_does_in_pytorch(server: Server) -> 
             ("attention_weights", cache["attention_weights"]),
             ("gate", cache["gate"]),
         ):
-            everywhere = np.ones(got[row].shape, np.bool_)
-            assert_equal_by_the_rule(got[row], eager32[name][0], eager64[name][0], everywhere)
+            assert_equal_by_the_rule(got[row], eager32[name][0], eager64[name][0])

@@ -4,7 +4,7 @@ from typing import Any
 
 from service.codec import safetensors
 
-_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**64 - 1}
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1}
 _VALUE: dict[str, Any] = {
@@ -71,7 +71,7 @@ _REQUEST: dict[str, Any] = {
             "description": "Seconds within which the answer must be computed, else 504; 0: none.",
             "type": "number",
             "minimum": 0,
-            "maximum": 2**63 - 1,
+            "maximum": 2**64 - 1,
         },
         "priority": {"description": "1 is served first, then 2 and so on; 0: 5.", **_WHOLE},
     },

@@ -4,7 +4,7 @@ from typing import Any
 
 from service.codec.interventions import MOST, MOST_AXES
 
-_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**64 - 1}
 _SHAPE = {"type": "array", "items": _WHOLE | {"minimum": 1}, "minItems": 1, "maxItems": MOST_AXES}
 _DATA = {
     "description": "Row-major, flat or nested as the shape says.",

@@ -60,7 +60,7 @@ def count_brackets(value: Any) -> int:
 def split_name(name: str) -> tuple[str, str] | None:
     """ADDRESS and VERB of a tensor called ADDRESS.VERB; None for any other name."""
     address, _, verb = name.rpartition(".")
-    return (address, verb) if address and verb in VERBS else None
+    return (address, verb) if address and verb in VERBS and "\0" not in address else None
 
 
 def check_shape(shape: Sequence[int], batch_size: int, place: str) -> None:
@@ -114,6 +114,8 @@ def _read_object(value: Any, sequence: int | None, place: str) -> list[Intervent
         if address in seen:
             raise IllegalRequestError("an address came twice", code="duplicate_field", at=where)
         seen.add(address)
+        if "\0" in address:  # where simdjson would end the key, and find another one's value
+            raise IllegalRequestError("expected an address, got a NUL", code="unknown_output", at=where)
         verbs = value[address]
         if not isinstance(verbs, simdjson.Object):
             raise wrong_type("an object of scale, add or set", verbs, where)

@@ -42,6 +42,8 @@ def decode(body: bytes) -> Tensors:
         arrays["attention_mask"] = _as_mask(arrays["attention_mask"], lengths)
     cut: dict[str, Any] = {name: _cut(array, lengths) for name, array in arrays.items()}
     tensors = fields._replace(**cut)
+    if not changes:
+        return tensors
     interventions = _read_interventions(tensors, changes, data)
     return tensors._replace(interventions=(*tensors.interventions, *interventions))
 

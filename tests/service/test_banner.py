@@ -33,6 +33,12 @@ def test_the_banner_fits_a_terminal_and_names_every_url(artifact: Callable[[str]
     assert re.fullmatch(r"  at most [\d,]+ MiB of [\d,]+ MiB: (\w+ [\d,]+ MiB(, )?){7}\n\n", memory)
     assert urls.split() == [
         word
-        for name, path in (("API", "/docs"), ("models", "/v1/models"), ("ready", "/readyz"), ("metrics", "/metrics"))
+        for name, path in (
+            ("page", "/"),
+            ("API", "/docs"),
+            ("models", "/v1/models"),
+            ("ready", "/readyz"),
+            ("metrics", "/metrics"),
+        )
         for word in (name, server.url + path)
     ]

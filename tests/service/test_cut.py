@@ -13,6 +13,7 @@ from service.errors import GlassblockError
 from service.manifest import TensorSpec
 from service.tensors import Output, Reduction, Top, View
 from service.view import take
+from tests.changes import text_of
 
 HEADS, LENGTH = 3, 5
 WEIGHTS = TensorSpec(
@@ -25,15 +26,6 @@ integers = st.integers(-7, 7)
 bounds = st.none() | integers
 slices = st.builds(slice, bounds, bounds, bounds.filter(lambda step: step != 0))
 items = st.lists(integers | slices, max_size=4)
-
-
-def text_of(item: Any) -> str:
-    if item is ...:
-        return "..."
-    if isinstance(item, int):
-        return str(item)
-    parts = ["" if part is None else str(part) for part in (item.start, item.stop, item.step)]
-    return ":".join(parts[: 2 if item.step is None else 3])
 
 
 def read(cut: str, lengths: list[int], reduction: str | None = None) -> View:

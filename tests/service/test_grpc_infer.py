@@ -16,6 +16,10 @@ from tests.service.inference import MASK, ROWS, assert_same, forward
 from tests.service.log_lines import lines_of
 
 HALVES = "expected FP16 and BF16 in raw_input_contents: the protocol has no list for their numbers"
+CALLED = (
+    "expected an input called hidden_states or attention_mask, or ADDRESS.VERB with scale, add or set for VERB, "
+    "got another one"
+)
 ADDRESSES = ("layers.1.attention_weights", "layers.0.query", "block_output")
 
 
@@ -137,7 +141,7 @@ TYPED_BAD: dict[str, tuple[Any, str]] = {
     ),
     "an unknown input": (
         changed(lambda r: setattr(r.inputs[1], "name", "mask")),
-        "expected an input called hidden_states or attention_mask, got another one - at inputs[1].name",
+        f"{CALLED} - at inputs[1].name",
     ),
     "a mask of other numbers": (
         changed(lambda r: r.inputs[1].contents.int64_contents.__setitem__(0, 2)),

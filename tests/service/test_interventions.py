@@ -135,6 +135,13 @@ MEANING: dict[str, tuple[object, str, str, str]] = {
         change(0, ""), "unknown_output", WHERE,
         "expected block_output, a probe, or layers.N.PROBE; GET the model to see its probes",
     ),
+    "an address with a NUL": (
+        change(0, "layers.0.query\0"), "unknown_output", WHERE, "expected an address, got a NUL"
+    ),
+    "an address with a NUL, that begins as another": (
+        change(0, "layers.0.query") | change(0, "layers.0.query\0[0]"), "unknown_output", "interventions[1]",
+        "expected an address, got a NUL",
+    ),
     "a probe that this model lacks": (
         change(0, "layers.0.key_unrotated"), "unknown_output", WHERE,
         "expected what this model has, and it has no key_unrotated; GET the model to see its probes",

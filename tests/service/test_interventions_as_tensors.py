@@ -247,6 +247,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str, str, str]] = {
     "with an unknown verb": ([one("layers.0.query.zero")], "unknown_input", f"{ONE}.name", CALLED),
     "a verb alone": ([one("scale")], "unknown_input", f"{ONE}.name", CALLED),
     "a verb of nothing": ([one(".scale")], "unknown_input", f"{ONE}.name", CALLED),
+    "a NUL": ([one("layers.0.query\0.add")], "unknown_input", f"{ONE}.name", CALLED),
     "a dot in a cut": ([one("layers.0.query[...]")], "unknown_input", f"{ONE}.name", CALLED),
     "twice": ([one(), one()], "duplicate_input", f"{TWO}.name", "an input came twice"),
     "whole numbers": (
@@ -423,6 +424,10 @@ IN_HEADER: dict[str, tuple[Callable[[], bytes], int, str, str, str]] = {
     "twice": (
         lambda: write(b'{"hidden_states":{%b},"a.add":{%b},"a.add":{%b}}' % (PART, PART, PART)), 422, "duplicate_field",
         "header[2]", "a field came twice",
+    ),
+    "with a NUL": (
+        lambda: write(b'{"a.add":{%b},"a.add\\u0000.add":{%b}}' % (PART, PART)), 422, "unknown_field", "header",
+        f"unknown field, number 2 of header; the fields are {KNOWN}, ADDRESS.scale, .add and .set",
     ),
     "4,097 times": (
         lambda: write(orjson.dumps({f"layers.0.query[{i}].add": {} for i in range(4102)})), 422,

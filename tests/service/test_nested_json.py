@@ -140,12 +140,13 @@ def _strings(value: Any) -> list[str]:
 
 
 def _timeout(value: Any) -> float | None:
-    _need(type(value) in (int, float) and value >= 0)
+    _need(type(value) is float or (type(value) is int and value < 2**64))
+    _need(value >= 0)
     return None if value == 0 else 86_400.0 if value > 86_400 else value
 
 
 def _priority(value: Any) -> int:
-    _need(type(value) is int and value >= 0)
+    _need(type(value) is int and 0 <= value < 2**64)
     return int(value)
 
 
@@ -169,6 +170,7 @@ def _change(value: Any) -> Any:
 def _changes(value: Any, sequence: int | None = None) -> list[tuple[int | None, str, str, Any]]:
     _need(isinstance(value, dict) and all(isinstance(verbs, dict) and verbs for verbs in value.values()))
     _need(all(verbs.keys() <= {"scale", "add", "set"} for verbs in value.values()))
+    _need(not any("\0" in address for address in value))
     return [(sequence, address, verb, _change(x)) for address, verbs in value.items() for verb, x in verbs.items()]
 
 
@@ -215,7 +217,7 @@ SEEDS = [
 PIECES = [
     *(b"[", b"]", b"{", b"}", b",", b":", b'"', b"\\", b" ", b"0", b"1", b"9", b"-", b".", b"e5", b"null", b"NaN"),
     *(b"[]", b"[[]]", b"[1]", b"{}", b'"a"', b"\\u005b", b"\\ud800", b"\xff", b"\xef\xbb\xbf", b"\0", b"1e39"),
-    *(b"true", b"1e999"),
+    *(b"true", b"1e999", b"\\u0000"),
     *(b"9223372036854775808", b"18446744073709551616", b'"text":"a",', b'"outputs":["a"],', b'"hidden_states":'),
     *(b"[null]", b"[[1],[2]]", b'"set":', b'{"from":0}', b'"a[0]":{"add":1},', b'"interventions":{},'),
 ]  # fmt: skip

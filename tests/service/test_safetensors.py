@@ -119,6 +119,7 @@ def _outcome(body: bytes) -> int:
 
 PIECES = (
     *(b'"hidden_states"', b'"dtype"', b'"F32"', b'"__metadata__"', b'"outputs"', b'"text"', b'"\\ud800"', b'" "'),
+    *(b'"query.add"', b'"query[0].set"', b'"interventions"', b'"{}"'),
     *(b"null", b"true", b"{}", b"[]", b"[0,0]", b"[[", b"-1", b"1.0", b"1e3", b"18446744073709551615", b"0", b","),
     *(b"\xff", b"9" * 99),
 )

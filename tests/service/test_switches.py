@@ -31,7 +31,7 @@ def test_with_layer_graphs_off_block_output_is_served_by_all_its_names_and_probe
         probe = post(client, hidden_states(rows, ',"outputs":["query"]'), "head-256")
         message = "only block_output is served: the layers' graphs are off"
         assert_refused(probe, 403, "layer_graphs_off", "", message)
-        changed = post(client, hidden_states(rows, ',"interventions":{"query":{"scale":0}}'), "causal-final-norm")
+        changed = post(client, hidden_states(rows, ',"interventions":{"query":{"scale":0}}'), "head-256")
         assert_refused(changed, 403, "layer_graphs_off", "", message)
         assert shed_of(client, "layer_graphs_off") == 2
         assert "on first use" not in server.stderr.read_text()

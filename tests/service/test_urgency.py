@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 from tests.server import link_models, running
-from tests.service.faulty_service import HELD, SLOW
+from tests.service.faulty_service import HELD
 from tests.service.inference import ask, tensor
 from tests.service.refusal import assert_refused, hidden_states, post
 
@@ -79,23 +79,22 @@ def test_a_timeout_of_0_and_a_long_one_let_a_request_wait(client: httpx.Client, 
         assert face(client, timeout_s=timeout_s).status_code == httpx.codes.OK
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_who_has_priority_is_answered_first(slow: httpx.Client, face: Ask) -> None:
+def test_who_has_priority_is_answered_first(slow: httpx.Client) -> None:
     finished: list[int] = []
 
-    def ask_with(priority: int, output: str) -> None:  # who asks for fewer layers shares no batch
+    def ask_with(face: Ask, priority: int, output: str) -> None:  # who asks for fewer layers shares no batch
         assert face(slow, output, priority=priority).status_code == httpx.codes.OK
         finished.append(priority)
 
-    with busy(slow, SLOW):
-        pairs = [(9, "layers.1.query"), (0, "layers.0.query"), (1, "block_output")]
-        threads = [threading.Thread(target=ask_with, args=pair) for pair in pairs]
+    with busy(slow, HELD):
+        asked = [(9, "layers.1.query"), (0, "layers.0.query"), (1, "block_output")]
+        threads = [threading.Thread(target=ask_with, args=(face, *pair)) for pair in asked for face in FACES]
         for thread in threads:
             thread.start()
             time.sleep(0.02)
         for thread in threads:
             thread.join()
-    assert finished == [1, 0, 9]
+    assert finished == [1] * 3 + [0] * 3 + [9] * 3
 
 
 SECONDS = "expected a number of seconds of at least 0"
