@@ -28,7 +28,8 @@ settings.load_profile("quick")
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
     """Files that need the same costly thing run in one process: torch, or a `server` with all models.
 
-    The tests of `make families`, which run alone, are spread. Beside that of torch, two processes have such a server: with one, its files would take longer than all the others.
+    Beside that of torch, two processes have such a server: with one, its files would take longer than all the others.
+    The tests of `make families` run by themselves, and are spread.
     """
 
     def _split_scope(self, nodeid: str) -> str:
