@@ -68,7 +68,9 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     if default:
         _export_default(models, cache, console)
         return
-    if source is None and origin is not None and Path(origin).is_dir():
+    if source is None and origin is not None:
+        if not Path(origin).is_dir():
+            raise ExportError(f"there is no folder {origin}; for what is none give --source")
         asked["source"] = source = "auto"
     if source is None or (name is None and source != "minilm"):
         raise ExportError("give a folder or --source, and --name; or --default for the default model")

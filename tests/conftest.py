@@ -29,10 +29,12 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
     """Files that need the same costly thing run in one process: torch, or a `server` with all models.
 
     Beside that of torch, two processes have such a server: with one, its files would take longer than all the others.
+    The tests of `make families` run by themselves, and are spread.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return _need(super()._split_scope(nodeid))
+        file = super()._split_scope(nodeid)
+        return nodeid if file == "tests/export/test_family_graphs.py" else _need(file)
 
 
 @functools.cache

@@ -53,16 +53,7 @@ def between(page: str) -> str:
 def main() -> None:
     """Exits as pytest does."""
     findings = Findings()
-    words = [
-        "-m",
-        "families",
-        "--timeout",
-        "600",
-        "-p",
-        "no:cacheprovider",
-        *sys.argv[1:],
-        "tests/export/test_family_graphs.py",
-    ]
+    words = ["-m", "families", "-n", "2", "--timeout", "600", *sys.argv[1:], "tests/export/test_family_graphs.py"]
     code = pytest.main(words, plugins=[findings])
     if code == 0 and {*findings.worst} == {*pretrained.FAMILIES}:
         for name in PAGES:

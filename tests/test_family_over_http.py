@@ -16,6 +16,7 @@ IDS = [[7, 1, 39, 0, 12], [3], [2, 2, 38, 17, 5, 0, 9]]
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_a_folder_is_exported_and_served_as_transformers_computes_it(tmp_path: Path) -> None:
     import torch
 

@@ -78,6 +78,20 @@ def test_your_own_block_goes_from_python_to_a_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_range_of_a_folders_layers_becomes_a_model(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.GPT2Config(
+        n_layer=6, n_embd=8, n_head=2, n_positions=8, vocab_size=5, bos_token_id=1, eos_token_id=2
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    run(block("sh", "./gpt2"), tmp_path, timeout_s=280)
+    manifest = json.loads((tmp_path / "models/gpt2-3-6/1/manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["source"]["kind"], manifest["source"]["layers"]) == ("gpt2", [3, 6])
+
+
+@pytest.mark.long
 def test_locust_with_its_page_loads_a_running_server(server: Server) -> None:
     command = block("sh", "locustfile.py").splitlines()[1].replace("locust/bin/locust", "locust")
     page = "--web-host 127.0.0.1 --web-port 0 --autostart --autoquit 0"

@@ -47,7 +47,12 @@ def _text(config: Config, vocab_size: int = 30522) -> Text:
 
 
 def _roberta_text(config: Config, vocab_size: int) -> Text:
-    return replace(_text(config, vocab_size), padding=config.size("pad_token_id", 1, least=0))
+    text = replace(_text(config, vocab_size), padding=config.size("pad_token_id", 1, least=0))
+    if text.max_tokens < 1:
+        raise config.refusal(
+            f"max_position_embeddings is {text.positions}, of which pad_token_id {text.padding} leaves none"
+        )
+    return text
 
 
 def _electra_text(config: Config) -> Text:

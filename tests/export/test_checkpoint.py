@@ -141,6 +141,10 @@ def test_older_names_of_norms_are_read(tmp_path: Path) -> None:
         ({"num_attention_heads": True}, "num_attention_heads must be an integer of at least 1, got True"),
         ({"num_attention_heads": 3}, "hidden_size 8 does not divide into 3 heads"),
         ({"layer_norm_eps": "x"}, "norm_eps must be a positive number, got 'x'"),
+        (
+            {"model_type": "roberta", "pad_token_id": 5},
+            "max_position_embeddings is 6, of which pad_token_id 5 leaves none",
+        ),
         ({"is_decoder": True}, "is_decoder is True, and only False is supported"),
         ({"add_cross_attention": True}, "add_cross_attention is True, and only False is supported"),
         (

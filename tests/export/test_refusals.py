@@ -106,7 +106,7 @@ RANDOM = "--source random --hidden-size 8 --num-attention-heads 2 --intermediate
 MODULE = "--source module"
 REFUSALS = [
     ("", "give a folder or --source, and --name; or --default for the default model"),
-    ("other.safetensors", "give a folder or --source, and --name; or --default for the default model"),
+    ("other.safetensors", "there is no folder other.safetensors; for what is none give --source"),
     ("--source random", "a block needs hidden_size, num_attention_heads, intermediate_size"),
     ("--source random --layers 0:1", "--layers does not go with --source random"),
     ("x --source random", "FROM does not go with --source random"),
