@@ -1,22 +1,22 @@
 """What a request changes on the way: addresses, verbs and values held against the model and each sequence's cells."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
-from itertools import combinations
 
 import numpy as np
 
 from service.address import find_cells
 from service.cut import check_lengths, cut_sizes
 from service.errors import IllegalRequestError
-from service.manifest import ModelSpec
-from service.tensors import Edit, Float32Array, Intervention, Output, Span, View
+from service.manifest import ModelSpec, TensorSpec
+from service.tensors import BoolArray, Cut, Edit, Float32Array, Intervention, Output, Span, View
 
 VERBS = ("scale", "add", "set")
 
 
 def read_interventions(
-    interventions: Iterable[Intervention], spec: ModelSpec, lengths: Sequence[int], max_interventions: int
+    interventions: Sequence[Intervention], spec: ModelSpec, lengths: Sequence[int], max_interventions: int
 ) -> tuple[tuple[Edit, ...], ...]:
     """The edits of each sequence, in the order sent.
 
@@ -31,6 +31,9 @@ def read_interventions(
             cells or is not finite, two `set` of one cell, a sequence that takes from itself, too many.
     """
     found: list[list[Edit]] = [[] for _ in lengths]
+    alike = {length: index for index, length in reversed([*enumerate(lengths)])}  # the first of each length
+    # All others are changed as one of these is; and who is to give to every sequence would give to itself.
+    named = {index for asked in interventions for index in (asked.sequence, asked.value) if isinstance(index, int)}
     count = 0
     for asked in interventions:
         _check_operand(asked)
@@ -42,14 +45,14 @@ def read_interventions(
             raise IllegalRequestError(message, code="too_many_interventions", at=asked.place)
         for view in views:
             _check_site(view.output, spec, asked.place)
-            edit, checked = Edit(view.output, view.cut, asked.verb, asked.value), set()
-            for index in range(len(lengths)) if asked.sequence is None else (asked.sequence,):
-                if lengths[index] not in checked:
-                    _check_cells(view, edit.value, spec, lengths, index, asked.place)
-                    checked.add(lengths[index])
-                found[index].append(edit)
-    _check_sets(found, spec, lengths)
-    _check_sources(found)
+            for index in sorted(alike.values()) if asked.sequence is None else (asked.sequence,):
+                _check_cells(view, asked.value, spec, lengths, index, asked.place)
+            edit = Edit(view.output, view.cut, asked.verb, asked.value)
+            for edits in found if asked.sequence is None else found[asked.sequence : asked.sequence + 1]:
+                edits.append(edit)
+    for index in sorted({*alike.values(), *named}):
+        _check_sets(found[index], spec, lengths[index], index)
+    _check_sources({index: found[index] for index in named})
     return tuple(map(tuple, found))
 
 
@@ -106,50 +109,42 @@ def _shape(view: View, spec: ModelSpec, length: int) -> tuple[int, ...]:
     return tuple(int(size[0]) for size in cut_sizes(spec.tensor(view.output), view.cut, [length]))
 
 
-def _check_sets(found: Sequence[Sequence[Edit]], spec: ModelSpec, lengths: Sequence[int]) -> None:
+def _check_sets(edits: Sequence[Edit], spec: ModelSpec, length: int, index: int) -> None:
     """No cell is set twice."""
-    seen = set()
-    for index, (edits, length) in enumerate(zip(found, lengths, strict=True)):
-        cuts = [(edit.output, edit.cut) for edit in edits if edit.verb == "set"]
-        if len(cuts) < 2 or (key := (tuple(cuts), length)) in seen:  # as it is where all sequences are changed alike
-            continue
-        seen.add(key)
-        for (output, first), (other, second) in combinations(cuts, 2):
-            if output == other and _overlap(_ranges(output, first, spec, length), _ranges(other, second, spec, length)):
-                name = f"layers.{output.layer}.{output.probe}"
-                message = f"expected each cell to be set once, but two of {name} overlap in sequence {index}"
-                raise IllegalRequestError(message, code="overlapping_set", at="interventions")
+    cuts: dict[Output, list[Cut]] = {}
+    for edit in edits:
+        if edit.verb == "set":
+            cuts.setdefault(edit.output, []).append(edit.cut)
+    for output, several in cuts.items():
+        if len(several) > 1 and _meet(several, spec.tensor(output), length):
+            name = f"layers.{output.layer}.{output.probe}"
+            message = f"expected each cell to be set once, but two of {name} overlap in sequence {index}"
+            raise IllegalRequestError(message, code="overlapping_set", at="interventions")
 
 
-def _ranges(output: Output, cut: tuple[int | Span, ...], spec: ModelSpec, length: int) -> list[range]:
-    tensor = spec.tensor(output)
-    sizes = [length if size == -1 else size for size in tensor.shape[1:]]
-    items = cut or (Span(),) * len(sizes)
-    return [
-        range(size)[slice(*item)] if isinstance(item, Span) else range(size)[item : item + 1 or None]
-        for item, size in zip(items, sizes, strict=True)
-    ]
+def _meet(cuts: Sequence[Cut], tensor: TensorSpec, length: int) -> bool:
+    """Whether two cuts have a cell in common: they do if they have a place in common on every axis."""
+    meet = np.triu(np.ones((len(cuts), len(cuts)), np.bool_), 1)
+    for axis, size in enumerate(tensor.shape[1:]):
+        items = tuple(cut[axis] if cut else Span() for cut in cuts)
+        meet &= _meet_on_axis(items, length if size == -1 else size)
+    return bool(meet.any())
 
 
-def _overlap(first: Sequence[range], second: Sequence[range]) -> bool:
-    return all(_meet(a, b) for a, b in zip(first, second, strict=True))
+@lru_cache(256)
+def _meet_on_axis(items: Cut, size: int) -> BoolArray:
+    """Which items of an axis have a place in common: bool [item, item]."""
+    has = np.zeros((len(items), size), np.float32)
+    for places, item in zip(has, items, strict=True):
+        places[item if isinstance(item, int) else slice(*item)] = 1
+    common: BoolArray = has @ has.T > 0
+    return common
 
 
-def _meet(first: range, second: range) -> bool:
-    if (
-        not first
-        or not second
-        or max(min(first[0], first[-1]), min(second[0], second[-1]))
-        > min(max(first[0], first[-1]), max(second[0], second[-1]))
-    ):
-        return False
-    return {abs(first.step), abs(second.step)} == {1} or not set(first).isdisjoint(second)
-
-
-def _check_sources(found: Sequence[Sequence[Edit]]) -> None:
+def _check_sources(found: Mapping[int, Sequence[Edit]]) -> None:
     """No sequence takes a tensor, by way of others, from itself."""
     takes: dict[Output, dict[int, set[int]]] = {}
-    for index, edits in enumerate(found):
+    for index, edits in found.items():
         for edit in edits:
             if isinstance(edit.value, int):
                 takes.setdefault(edit.output, {}).setdefault(index, set()).add(edit.value)

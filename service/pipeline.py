@@ -20,6 +20,7 @@ from service.view import view
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 _OFF_LOOP_BYTES = 2 * 2**20
+_CHANGE_BYTES = 2048  # as long as so many bytes take to read, a change of one sequence takes to check
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
 
 
@@ -96,7 +97,9 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
         tensors = tensors._replace(text=None, input_ids=ids)
     weigh_positions(tensors, settings)
-    return check(tensors, model.spec, settings.max_outputs, settings.max_interventions, tokens)
+    changes = len(tensors.interventions) * len(tensors.hidden_states or tensors.input_ids or ())
+    limits = settings.max_outputs, settings.max_interventions
+    return await _convert(changes * _CHANGE_BYTES, check, tensors, model.spec, *limits, tokens)
 
 
 async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Found, ...]]]:

@@ -50,7 +50,7 @@ class Asked:
     def try_to_add(self, row: int, wish: Wish) -> None:
         more = [[*mine, wish] if index == row else mine for index, mine in enumerate(self.wishes)]
         try:
-            self.edits = read_interventions(self._written(more), self.spec, self.lengths, 99)
+            self.edits = read_interventions([*self._written(more)], self.spec, self.lengths, 99)
         except IllegalRequestError:
             return
         self.wishes = more
