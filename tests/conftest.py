@@ -1,6 +1,7 @@
 """Fixtures that every test may use; how long property tests look, and which tests run in one process."""
 
 import functools
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tests import artifacts
 from tests.server import Server, link_models, running
 
 ROOT = Path(__file__).parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait by spinning, on processors that others need
 
 # `make test` and, of the same tests, `make test-long`.
 settings.register_profile(
