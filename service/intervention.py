@@ -131,7 +131,7 @@ def _meet(cuts: Sequence[Cut], tensor: TensorSpec, length: int) -> bool:
     return bool(meet.any())
 
 
-@lru_cache(256)
+@lru_cache(16)
 def _meet_on_axis(items: Cut, size: int) -> BoolArray:
     """Which items of an axis have a place in common: bool [item, item]."""
     has = np.zeros((len(items), size), np.float32)
