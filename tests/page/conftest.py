@@ -1,4 +1,4 @@
-"""One Chromium for all of the page's tests; each gets a page that must not reach out, nor log an error."""
+"""One Chromium for each file of the page's tests; each test gets a page that must not reach out, nor log an error."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -23,9 +23,9 @@ expect.set_options(timeout=20_000)  # a busy machine takes its time
 NO_FAULT = re.compile(r"Failed to load resource: (net::|the server responded with a status of (401|422|503))")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all tests."""
+    """One for all tests of a file; longer, and its event loop would be there where other tests start theirs."""
     with chromium() as started:
         yield started
 

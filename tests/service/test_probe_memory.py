@@ -50,11 +50,12 @@ def test_entropies_of_every_layer_take_one_layers_map_beside_the_lean_run(
 
 
 def ready_mib(minilm: Path, folder: Path, layer_graphs: str) -> float:
-    """The memory of a fresh server that has answered one request for the inside, or refused it."""
+    """The memory of a fresh server that has answered one request for the inside and one that changes it, or refused."""
     folder.mkdir()
     models = link_models(folder / "models", {"minilm": minilm})
     with running(models, folder, layer_graphs=layer_graphs) as server, server.client() as client:
-        client.post("/v1/models/minilm/forward", json={"text": "Yes.", "outputs": ["attention_weights"]})
+        for asked in ({"outputs": ["attention_weights"]}, {"interventions": {"context": {"scale": 1}}}):
+            client.post("/v1/models/minilm/forward", json={"text": "Yes.", **asked})
         return memory_mib(server, "VmRSS")
 
 
@@ -63,7 +64,7 @@ def test_the_layers_graphs_cost_less_than_the_banner_says_and_the_same_however_t
 ) -> None:
     minilm = artifact("minilm")
     off, lazy, eager = (ready_mib(minilm, tmp_path / when, when) for when in ("off", "lazy", "eager"))
-    said = re.search(r"loaded, \+(\d+) MiB", (tmp_path / "eager" / "stderr").read_text())
+    said = re.search(r"loaded, \+(\d+) MiB and \+(\d+) MiB", (tmp_path / "eager" / "stderr").read_text())
     assert said
-    assert 20 < eager - off < int(said[1])
+    assert 40 < eager - off < int(said[1]) + int(said[2])
     assert abs(eager - lazy) < 20
