@@ -56,5 +56,6 @@ def curl(spec: ModelSpec, url: str) -> str:
 
 
 def _cost(spec: ModelSpec, settings: Settings) -> str:
-    cost = " and ".join([f"+{spec.files[WEIGHTS_FILE].bytes / 2**20:.0f} MiB"] * len(spec.layers[0].graphs))
+    twice = " twice" * (spec.layers[0].editable is not None)  # for its own graphs, and for the editable ones
+    cost = f"+{spec.files[WEIGHTS_FILE].bytes / 2**20:.0f} MiB{twice}"
     return {"off": "off", "lazy": f"on first use, {cost}", "eager": f"loaded, {cost}"}[settings.layer_graphs]

@@ -29,7 +29,7 @@ def test_the_banner_fits_a_terminal_and_names_every_url(artifact: Callable[[str]
         table, _, rest = server.stderr.read_text().partition("Try:")[0].partition("┘\n")
     urls, _, memory = rest.partition("memory")
     assert max(map(len, table.splitlines())) <= 80
-    assert "loaded, +0 MiB" in table
+    assert "loaded, +0 MiB twice" in table
     assert re.fullmatch(r"  at most [\d,]+ MiB of [\d,]+ MiB: (\w+ [\d,]+ MiB(, )?){7}\n\n", memory)
     assert urls.split() == [
         word
