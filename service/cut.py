@@ -121,6 +121,11 @@ def check_lengths(view: View, tensor: TensorSpec, lengths: Sequence[int], place:
             raise _wrong_reduction(f"{message} in sequence {first + number}", place)
 
 
+def as_index(cut: Cut) -> tuple[int | slice, ...]:
+    """The cut as numpy takes it."""
+    return tuple(item if isinstance(item, int) else slice(*item) for item in cut)
+
+
 def axes_left(tensor: TensorSpec, cut: Cut) -> list[str]:
     """The axes that a cut leaves, the batch's not among them."""
     axes = tensor.axes[1:]

@@ -5,9 +5,10 @@ from graphlib import TopologicalSorter
 
 import numpy as np
 
+from service.cut import as_index
 from service.manifest import ModelSpec
 from service.padding import unpad
-from service.tensors import Cut, Edit, Float32Array, Output, Sequence
+from service.tensors import Edit, Float32Array, Output, Sequence
 
 _ORDER = {"scale": 0, "add": 1, "set": 2}
 
@@ -81,14 +82,10 @@ class Edits:
 
 
 def _apply(cells: Float32Array, edit: Edit, source: Float32Array) -> None:
-    where = _index(edit.cut)
+    where = as_index(edit.cut)
     if edit.verb == "scale":
         cells[where] *= edit.value
     elif edit.verb == "add":
         cells[where] += edit.value
     else:
         cells[where] = source[where] if isinstance(edit.value, int) else edit.value
-
-
-def _index(cut: Cut) -> tuple[int | slice, ...]:
-    return tuple(item if isinstance(item, int) else slice(*item) for item in cut)

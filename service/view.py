@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from service.cut import as_index
 from service.queue import Answer
 from service.reduction import reduce
 from service.tensors import BlockRequest, BlockResult, Float32Array, Found, View
@@ -17,11 +18,10 @@ def take(array: Float32Array, view: View) -> Found:
     Returns:
         The array itself if all of it is wanted; else an array of its own, so that a batch's is not kept for a part.
     """
-    cut = tuple(item if isinstance(item, int) else slice(*item) for item in view.cut)
-    part = array[cut] if cut else array
+    part = array[as_index(view.cut)] if view.cut else array
     if view.reduction is not None:
         return reduce(part, view.reduction)
-    return np.array(part, order="C") if cut else part
+    return np.array(part, order="C") if view.cut else part
 
 
 def view(request: BlockRequest, answers: list[Answer[tuple[Found, ...]]]) -> BlockResult:

@@ -102,9 +102,8 @@ def _decode_fast(body: bytes) -> Tensors:
     if b"\\" in envelope or found != brackets:
         raise _NotPlainError
     arrays: dict[str, Any] = {name: array for name, (array, _) in tensors.items()}
-    given: dict[str, Any] = {"text": text, "outputs": outputs}
-    given |= {"interventions": interventions, "intervention_lists": listed}
-    return Tensors(hidden_states=hidden_states, **given, **read_urgency(fields), **arrays)
+    arrays |= {"hidden_states": hidden_states, "interventions": interventions, "intervention_lists": listed}
+    return Tensors(text=text, outputs=outputs, **read_urgency(fields), **arrays)
 
 
 def _cut_hidden_states(body: bytes) -> tuple[tuple[Float32Array, ...] | None, bytes]:
