@@ -35,8 +35,9 @@ export class BlockDiagram {
    */
   async show(outputs, at, t) {
     Object.assign(this, { at, t });
-    const own = outputs.filter(({ address }) => address.startsWith(`layers.${at.layer}.`));
-    this.probes = new Map(own.map((output) => [output.address.split(".")[2], output]));
+    const inside = outputs.filter(({ address }) => address.startsWith(`layers.${at.layer}.`));
+    const own = inside.length ? inside : outputs; // a module may give nothing but its answer
+    this.probes = new Map(own.map((output) => [output.address.split(".").at(-1), output]));
     if (this.run !== at.run || this.layer !== at.layer) {
       Object.assign(this, { run: at.run, layer: at.layer, measures: undefined });
       this.#draw();

@@ -128,7 +128,8 @@ function drawRow() {
 }
 
 function drawPanel() {
-  tabs.mark(scene.maps ? state.panel : "block");
+  if (scene.maps) tabs.mark(state.panel);
+  else tabs.mark("block", ["block"]);
   if (tabs.isShown("block")) block.show(description.outputs, { ...scene }, t);
   if (tabs.isShown("what-if") && scene.maps) whatIf.show({ scene, state, layers: scene.measures.length }, t);
 }

@@ -17,8 +17,10 @@ export function listen(open) {
   });
 }
 
-export function mark(open) {
+/** @param {string} open panel @param {string[]} offered what the model has something to show in */
+export function mark(open, offered = PANELS) {
   for (const name of PANELS) {
+    $(`tab-${name}`).hidden = $(`panel-${name}`).hidden = !offered.includes(name);
     $(`tab-${name}`).setAttribute("aria-selected", name === open);
     $(`tab-${name}`).tabIndex = name === open ? 0 : -1;
     $(`panel-${name}`).classList.toggle("closed", name !== open);
