@@ -1,7 +1,7 @@
 """What stands for an axis: one number of its cells, or the largest of them (docs/addresses.md has the formulas).
 
-All is computed over rows that lie one behind the other, a block at a time and in float64: the same bits wherever the
-tensor lay in a batch, and little memory beside a long sequence's maps.
+All is computed over rows that lie one behind the other, a block at a time, and summed in float64: the same bits
+wherever the tensor lay in a batch, and little memory beside a long sequence's maps.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from service.tensors import Float32Array, Found, Int64Array, Reduction, Top
 
 _BLOCK_CELLS = 2**18
+_TINY = np.float32(1e-45)  # the least above 0
 Float64Array = NDArray[np.float64]
 
 
@@ -34,29 +35,31 @@ def reduce(array: Float32Array, reduction: Reduction) -> Found:
     return found
 
 
-def _entropy(rows: Float64Array) -> Float64Array:
-    """−Σ p·ln p in nats, where 0·ln 0 = 0."""
-    logarithms = np.log(rows, out=np.zeros_like(rows), where=rows > 0)
-    found: Float64Array = -np.einsum("ij,ij->i", rows, logarithms)
+def _entropy(rows: Float32Array) -> Float64Array:
+    """−Σ p·ln p in nats, where 0·ln 0 = 0; float32's logarithm, a quarter of the time of float64's."""
+    terms = np.log(np.maximum(rows, _TINY))
+    terms *= np.maximum(rows, 0)
+    found: Float64Array = -terms.sum(axis=1, dtype=np.float64)
     return found + 0.0  # never −0
 
 
-def _norm(rows: Float64Array) -> Float64Array:
-    found: Float64Array = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+def _norm(rows: Float32Array) -> Float64Array:
+    wide = rows.astype(np.float64)
+    found: Float64Array = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     return found
 
 
-def _mean(rows: Float64Array) -> Float64Array:
-    found: Float64Array = rows.mean(axis=1)
+def _mean(rows: Float32Array) -> Float64Array:
+    found: Float64Array = rows.mean(axis=1, dtype=np.float64)
     return found
 
 
-def _max(rows: Float64Array) -> Float64Array:
-    found: Float64Array = rows.max(axis=1)
+def _max(rows: Float32Array) -> Float32Array:
+    found: Float32Array = rows.max(axis=1)
     return found
 
 
-_REDUCTIONS: dict[str, Callable[[Float64Array], Float64Array]] = {
+_REDUCTIONS: dict[str, Callable[[Float32Array], NDArray[Any]]] = {
     "entropy": _entropy,
     "norm": _norm,
     "mean": _mean,
@@ -69,7 +72,7 @@ def _top(rows: Float32Array, count: int) -> Top:
     values = np.empty((*rows.shape[:-1], count), np.float32)
     indices = np.empty(values.shape, np.int64)
 
-    def choose(block: Float64Array) -> Int64Array:
+    def choose(block: Float32Array) -> Int64Array:
         return _largest(block, count)
 
     _by_block(rows, choose, indices)
@@ -78,7 +81,7 @@ def _top(rows: Float32Array, count: int) -> Top:
     return Top(values, indices)
 
 
-def _largest(rows: Float64Array, count: int) -> Int64Array:
+def _largest(rows: Float32Array, count: int) -> Int64Array:
     """Where the `count` largest of each row are, the largest first, of equal ones the first; NaN comes last."""
     ranked = np.where(np.isnan(rows), -np.inf, rows)
     if count in {0, rows.shape[1]}:
@@ -92,14 +95,14 @@ def _largest(rows: Float64Array, count: int) -> Int64Array:
     return np.take_along_axis(places, order, axis=1)
 
 
-def _by_block(rows: Float32Array, function: Callable[[Float64Array], NDArray[Any]], found: NDArray[Any]) -> None:
+def _by_block(rows: Float32Array, function: Callable[[Float32Array], NDArray[Any]], found: NDArray[Any]) -> None:
     """Fills `found` [..., or ..., k] with what the function says of the rows [..., n], some at a time."""
     if rows.ndim == 1:
         rows, found = rows[None], found[None]
     step = max(1, _BLOCK_CELLS // max(1, rows.shape[-1]))
     for place in np.ndindex(rows.shape[:-2]):
         for begin in range(0, rows.shape[-2], step):
-            block = np.array(rows[place][begin : begin + step], np.float64, order="C")
+            block = np.ascontiguousarray(rows[place][begin : begin + step])
             found[place][begin : begin + step] = function(block)
 
 
