@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from export import ExportError
+from export.memory import give_back_large_blocks
 from export.options import Options, make_source
 from export.place import Place
 from export.proof import ParityError, Proof
@@ -133,6 +134,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+    give_back_large_blocks()
     sys.path.insert(0, str(Path.cwd()))  # where --source module looks first, as `python -m` does
     try:
         app(prog_name="glassblock-export")

@@ -37,7 +37,7 @@ def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool 
         proof = parity.prove(source, folder, step)
         if source.config:
             step("parity of overrides")
-            prove_overrides(source, folder, (folder / onnx_file.WEIGHTS).read_bytes(), proof)
+            prove_overrides(source, folder, proof)
         step("write")
         _write_json(folder / "manifest.json", _manifest(source, place, proof, folder))
         _sync(folder)

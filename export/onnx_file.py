@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from export import ExportError
 from export.chain import is_weight
@@ -50,7 +52,7 @@ class _Table:
                 value.const_value = self._external(value.const_value, str(value.name))
 
     def _external(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        content = tensor.tobytes()
+        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)  # its own bytes, and no copy of them
         digest = hashlib.sha256(content).hexdigest()
         shape = tuple(tensor.shape.numpy())
         key = (tensor.dtype, shape, digest)
@@ -60,10 +62,10 @@ class _Table:
         offset, length = self._places[key]
         return ir.ExternalTensor(WEIGHTS, offset, length, tensor.dtype, shape=ir.Shape(shape), name=name)
 
-    def _append(self, content: bytes) -> tuple[int, int]:
+    def _append(self, content: NDArray[np.uint8]) -> tuple[int, int]:
         self._data.write(bytes(-self._data.tell() % ALIGNMENT))
         offset = self._data.tell()
-        self._data.write(content)
+        self._data.write(content.data)
         return offset, len(content)
 
 
@@ -90,8 +92,14 @@ def _verify(folder: Path, paths: Sequence[str], table: _Table) -> None:
             place = (int(fields["offset"]), int(fields["length"]))
             if fields["location"] != WEIGHTS or places.setdefault(tensor.name, place) != place:
                 raise ExportError(f"{path}: {tensor.name} does not lie where the other graphs have it")
-    with (folder / WEIGHTS).open("rb") as data:
-        for (offset, length), digest in table.digests.items():
-            data.seek(offset)
-            if hashlib.sha256(data.read(length)).hexdigest() != digest:
-                raise ExportError(f"{WEIGHTS}: the bytes at {offset} are not those that were written")
+    data = map_weights(folder)
+    for (offset, length), digest in table.digests.items():
+        if hashlib.sha256(data[offset : offset + length]).hexdigest() != digest:
+            raise ExportError(f"{WEIGHTS}: the bytes at {offset} are not those that were written")
+
+
+def map_weights(folder: Path) -> NDArray[np.uint8]:
+    """The bytes of weights.data, uint8 [bytes], mapped: what is read of them is in memory while somebody holds them."""
+    path = folder / WEIGHTS
+    # A file without bytes, as of a module without weights, cannot be mapped.
+    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
