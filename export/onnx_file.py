@@ -1,5 +1,6 @@
 """Graphs → files over one weights.data: each tensor stored once, every graph checked."""
 
+import gc
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from export.sources import Source
 from export.trace import Step, trace_graphs
 
 WEIGHTS = "weights.data"
+_PIECE_BYTES = 2**20
 ALIGNMENT = 64  # a cache line, and what vector loads want
 
 
@@ -26,6 +28,7 @@ def write_graphs(source: Source, folder: Path, step: Step) -> None:
         ExportError: torch cannot trace a module, or a graph is not what the contract says.
     """
     graphs = trace_graphs(source, step)
+    gc.collect()  # torch's programs hold themselves, and the weights that they were traced with
     step("weights")
     with (folder / WEIGHTS).open("wb") as data:
         table = _Table(data)
@@ -92,14 +95,16 @@ def _verify(folder: Path, paths: Sequence[str], table: _Table) -> None:
             place = (int(fields["offset"]), int(fields["length"]))
             if fields["location"] != WEIGHTS or places.setdefault(tensor.name, place) != place:
                 raise ExportError(f"{path}: {tensor.name} does not lie where the other graphs have it")
-    data = map_weights(folder)
-    for (offset, length), digest in table.digests.items():
-        if hashlib.sha256(data[offset : offset + length]).hexdigest() != digest:
-            raise ExportError(f"{WEIGHTS}: the bytes at {offset} are not those that were written")
+    with (folder / WEIGHTS).open("rb") as data:
+        for (offset, length), digest in table.digests.items():
+            if _sha256(data, offset, length) != digest:
+                raise ExportError(f"{WEIGHTS}: the bytes at {offset} are not those that were written")
 
 
-def map_weights(folder: Path) -> NDArray[np.uint8]:
-    """The bytes of weights.data, uint8 [bytes], mapped: what is read of them is in memory while somebody holds them."""
-    path = folder / WEIGHTS
-    # A file without bytes, as of a module without weights, cannot be mapped.
-    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+def _sha256(data: BinaryIO, offset: int, length: int) -> str:
+    """Of a part of a file, a piece at a time: a tensor may be a gigabyte."""
+    digest = hashlib.sha256()
+    data.seek(offset)
+    for start in range(0, length, _PIECE_BYTES):
+        digest.update(data.read(min(_PIECE_BYTES, length - start)))
+    return digest.hexdigest()

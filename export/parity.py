@@ -11,14 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from export import ExportError
 from export.batches import BATCHES, MIN_POSITIONS, Batch, make_masks, pad
 from export.chain import FINAL_OUTPUT, LAYER_OUTPUT
 from export.float64 import as_float64
-from export.onnx_file import WEIGHTS, map_weights
 from export.probes import At, TensorSpec, stream
 from export.proof import Accuracy, ParityError, Proof, tolerance
-from export.sources import Layer, Source, TextFront
+from export.sources import Layer, Source
 from export.trace import Step, layer_graph
 
 # Must be set before the import: the Linux wheel sends events out by default.
@@ -72,9 +70,6 @@ def prove(source: Source, folder: Path, step: Step) -> Proof:
     for index in range(len(source.layers)):
         step(f"parity of layer {index + 1}/{len(source.layers)}")
         run.layer(index)
-    if source.text:
-        step("parity of the text front")
-        _prove_text(source.text, folder)
     breach = next((found.breach for found in proof.outputs.values() if found.breach), None)
     if breach:
         raise ParityError(breach, proof)
@@ -85,25 +80,12 @@ def prove(source: Source, folder: Path, step: Step) -> Proof:
     return proof
 
 
-def _prove_text(text: TextFront, folder: Path) -> None:
-    """Holds the embeddings' graph to the same rule, over the first, last and other tokens and every position."""
-    ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, text.max_tokens))
-    ids[:, 0], ids[:, -1] = 0, text.vocab_size - 1
-    with torch.inference_mode():
-        plain = text.embeddings(torch.from_numpy(ids)).numpy()
-        truth = as_float64(text.embeddings)(torch.from_numpy(ids)).numpy()
-    session = open_graph(folder / "text" / "embeddings.onnx", map_weights(folder))
-    error = np.abs(session.run(["hidden_states"], {"input_ids": ids})[0] - truth)
-    if not np.all(error <= tolerance(largest(plain - truth), truth)):
-        raise ExportError(f"text/embeddings.onnx is off by {largest(error):.3g} from PyTorch float64")
-
-
 class _Run:
     """Every batch, sent through model.onnx and then, layer by layer, through the layers' graphs and modules."""
 
     def __init__(self, source: Source, folder: Path, proof: Proof) -> None:
         self.source, self.folder, self.proof = source, folder, proof
-        model = open_graph(folder / "model.onnx", map_weights(folder))
+        model = open_graph(folder, "model.onnx")
         self.cases = [
             _case(batch.cut_to(source.max_sequence_length), np.random.default_rng(number), source.hidden_size, model)
             for number, batch in enumerate(BATCHES, start=1)
@@ -113,7 +95,7 @@ class _Run:
         """Sends all batches through a layer, and compares every probe of it; after the last one also block_output."""
         layer = self.source.layers[index]
         self._find_truth(layer)
-        graph = open_graph(self.folder / layer_graph(index), map_weights(self.folder))
+        graph = open_graph(self.folder, layer_graph(index))
         for case in self.cases:
             ours = run_graph(graph, case.hidden, case.mask)
             answers = [self._sequence(layer, graph, case, row, ours) for row in range(len(case.sequences))]
@@ -240,16 +222,22 @@ def eager(module: nn.Module, hidden_states: torch.Tensor, attention_mask: Array,
     return {name: tensor.numpy() for name, tensor in answer.items()}
 
 
-def open_graph(path: Path, data: bytes | Array) -> Any:
-    """A session over a graph's bytes and weights.data's bytes, as the service opens them; it keeps neither."""
+def open_graph(folder: Path, path: str) -> Any:
+    """A session over one of a version folder's graphs, with the optimisations that the service has.
+
+    onnxruntime reads weights.data itself, a tensor at a time: bytes of ours would lie beside the session's own.
+    """
     options = onnxruntime.SessionOptions()
     # Sessions with spinning threads of their own slow each other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.enable_cpu_mem_arena = False  # it would keep the memory of its largest run
-    options.add_external_initializers_from_files_in_memory([WEIGHTS], [data], [len(data)])
     options.log_severity_level = 3  # it warns of every optional input
     return onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(DISABLED_OPTIMIZERS)
+        (folder / path).read_bytes(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(DISABLED_OPTIMIZERS),
     )
 
 

@@ -2,14 +2,12 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from export.float64 import as_float64
-from export.onnx_file import map_weights
 from export.parity import Array, Tensors, cut, eager, largest, open_graph, run_graph, same_bits
 from export.probes import sites
 from export.proof import ParityError, Proof, tolerance
@@ -31,8 +29,8 @@ def prove_overrides(source: Source, folder: Path, proof: Proof) -> None:
         hidden *= _MASK[..., None].astype(np.float32)
         truths = _overridden(as_float64(layer.module), layer, torch.from_numpy(hidden).double())
         oracles = _overridden(layer.module, layer, torch.from_numpy(hidden))
-        plain = run_graph(_open(folder, layer_graph(index)), hidden, _MASK)
-        editable = _open(folder, editable_graph(index))
+        plain = run_graph(open_graph(folder, layer_graph(index)), hidden, _MASK)
+        editable = open_graph(folder, editable_graph(index))
         unchanged = run_graph(editable, hidden, _MASK)
         if any(not same_bits(plain[name], unchanged[name]) for name in plain):
             raise ParityError(f"the editable graph of layer {index} differs from the layer's own", proof)
@@ -42,10 +40,6 @@ def prove_overrides(source: Source, folder: Path, proof: Proof) -> None:
             if not _equal(layer, run_graph(editable, hidden, _MASK, feeds), eager32, eager64):
                 raise ParityError(f"layers.{index}.{site.name} overridden does not go on as in PyTorch", proof)
             proof.overridden_sites += 1
-
-
-def _open(folder: Path, path: str) -> Any:
-    return open_graph(folder / path, map_weights(folder))
 
 
 def _overridden(module: nn.Module, layer: Layer, hidden: torch.Tensor) -> list[Tensors]:
