@@ -13,7 +13,7 @@ from export.sources import TextFront
 
 
 def prove_text(text: TextFront, folder: Path) -> None:
-    """Holds the embeddings' graph to the rule of every output, over the first, last and other tokens and every position.
+    """Holds the embeddings to the rule of every output, over the first, last and other tokens and every position.
 
     Raises:
         ExportError: It breaks the rule.
