@@ -57,8 +57,7 @@ class _Case:
 def prove(source: Source, folder: Path, step: Step) -> Proof:
     """Runs every batch through the graphs in `folder` and through PyTorch, and holds one against the other.
 
-    One graph is open at a time, and no layer's float64 beside it, so that a proof takes little more memory than twice
-    the weights, or thrice a layer's (docs/decisions/0034).
+    One graph is open at a time, and no layer's float64 weights beside it (docs/decisions/0034).
 
     Raises:
         ParityError: An output breaks the rule; for our own blocks also where an answer depends on its neighbours or on
@@ -93,10 +92,14 @@ class _Run:
 
     def layer(self, index: int) -> None:
         """Sends all batches through a layer, and compares every probe of it; after the last one also block_output."""
-        layer = self.source.layers[index]
-        self._find_truth(layer)
-        graph = open_graph(self.folder, layer_graph(index))
-        for case in self.cases:
+        # The longest by itself: its answers in float64 take half as much as those of all others together.
+        for cases in (self.cases[:-1], self.cases[-1:]):
+            self._find_truth(self.source.layers[index], cases)
+            self._run(index, cases)
+
+    def _run(self, index: int, cases: Sequence[_Case]) -> None:
+        layer, graph = self.source.layers[index], open_graph(self.folder, layer_graph(index))
+        for case in cases:
             ours = run_graph(graph, case.hidden, case.mask)
             answers = [self._sequence(layer, graph, case, row, ours) for row in range(len(case.sequences))]
             for spec in layer.outputs:
@@ -106,18 +109,17 @@ class _Run:
             if index == len(self.source.layers) - 1:
                 self._compare_model(case, ours, answers)
 
-    def _find_truth(self, layer: Layer) -> None:
-        """All of a layer's float64 answers, so that its float64 weights are gone before its graph is opened."""
+    def _find_truth(self, layer: Layer, cases: Sequence[_Case]) -> None:
+        """The layer's float64 answers, so that its float64 weights are gone before its graph is opened."""
         double = as_float64(layer.module)
-        for case in self.cases:
+        for case in cases:
             for sequence in case.sequences:
                 sequence.truth = eager(double, sequence.eager64, sequence.mask[None])
 
     def _sequence(self, layer: Layer, graph: Any, case: _Case, row: int, ours: Tensors) -> tuple[Tensors, Tensors]:
-        """A sequence's answers by PyTorch in float32 and float64; its answer alone is held against the batch's."""
+        """A sequence's answers by PyTorch, float32 and float64; ours alone is held against ours in a batch of more."""
         sequence = case.sequences[row]
         plain, truth = eager(layer.module, sequence.eager32, sequence.mask[None]), sequence.truth
-        # A batch of one is its sequence alone.
         alone = run_graph(graph, sequence.alone, pad([sequence.mask])) if len(case.sequences) > 1 else ours
         self._same_alone(layer.outputs, ours, alone, row, len(sequence.mask))
         if LAYER_OUTPUT in plain:
