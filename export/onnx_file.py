@@ -9,7 +9,6 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from export import ExportError
 from export.chain import is_weight
@@ -55,7 +54,7 @@ class _Table:
                 value.const_value = self._external(value.const_value, str(value.name))
 
     def _external(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)  # its own bytes, and no copy of them
+        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data  # no copy
         digest = hashlib.sha256(content).hexdigest()
         shape = tuple(tensor.shape.numpy())
         key = (tensor.dtype, shape, digest)
@@ -65,10 +64,10 @@ class _Table:
         offset, length = self._places[key]
         return ir.ExternalTensor(WEIGHTS, offset, length, tensor.dtype, shape=ir.Shape(shape), name=name)
 
-    def _append(self, content: NDArray[np.uint8]) -> tuple[int, int]:
+    def _append(self, content: memoryview) -> tuple[int, int]:
         self._data.write(bytes(-self._data.tell() % ALIGNMENT))
         offset = self._data.tell()
-        self._data.write(content.data)
+        self._data.write(content)
         return offset, len(content)
 
 

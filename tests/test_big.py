@@ -50,7 +50,7 @@ def folder() -> Iterator[Path]:
 
 def layer(number: int) -> dict[str, np.ndarray]:
     rng, prefix = np.random.default_rng(number), f"encoder.layer.{number}."
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, (outputs, inputs) in PRODUCTS.items():
         weight = rng.standard_normal((outputs, inputs), np.float32)
         weight /= np.float32(np.sqrt(inputs))

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from export import ExportError
 
-# Must be set before the import: by default the hub is told what runs here.
+# Before the import, which reads them. By default the hub is told what runs here, and bars go into files.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+if not sys.stderr.isatty():
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 try:
     import huggingface_hub
-    from huggingface_hub import constants, errors, utils
+    from huggingface_hub import constants, errors
 except ImportError as missing:
     raise ExportError("a model of the hub needs the package huggingface_hub: pip install huggingface_hub") from missing
 
@@ -32,8 +34,6 @@ class Snapshot:
 
     def __init__(self, repo_id: str, revision: str | None = None) -> None:
         self._id, self._revision = repo_id, revision or "main"
-        if not sys.stderr.isatty():
-            utils.disable_progress_bars()
         config = self._fetch(_CONFIG, self._revision)
         if config is None:
             raise ExportError(f"{repo_id} on the hub has no {_CONFIG}")
