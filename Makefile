@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-oracles families test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals bench-page screenshots openapi image clean
+.PHONY: install check test test-long test-oracles big families test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals bench-page screenshots openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -55,6 +55,9 @@ test-long: install  ## What takes long: the README's commands, load_tests, crowd
 
 test-oracles: install  ## Our names and answers beside TransformerLens and bertviz, each with a PyTorch of its own
 	$(BIN)/python -m pytest -m oracles --timeout 900
+
+big: install  ## A layer of 1 GiB and a model of 2: exported within 4 times that and 1 GiB, and served; 6 GB of disk, minutes
+	$(BIN)/python -m pytest -m big
 
 families: install  ## Every family's graphs against transformers, and the tables of it in README.md and docs/families.md
 	$(BIN)/python -m tests.families

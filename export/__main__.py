@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from export import ExportError
-from export.options import Options, make_source
+from export.options import Options, is_hub_id, make_source
 from export.place import Place
 from export.proof import ParityError, Proof
 from export.report import Steps, parity_table
@@ -32,8 +32,8 @@ def _option(text: str, panel: str | None = None, flag: str | None = None) -> obj
 @app.command()
 def export(  # noqa: PLR0913 - each argument is an option of the command line
     *,
-    origin: Annotated[str | None, typer.Argument(metavar="[FROM]", help="A folder, file or import path.")] = None,
-    source: Annotated[_SOURCES | None, _option("Where the weights come from; auto for a folder.")] = None,
+    origin: Annotated[str | None, typer.Argument(metavar="[FROM]", help="A folder, file, import path, hub id.")] = None,
+    source: Annotated[_SOURCES | None, _option("Where the weights come from; auto for a folder or a hub id.")] = None,
     name: Annotated[str | None, _option("The model's name.")] = None,
     version: Annotated[str, _option("The model's version.")] = "1",
     models: Annotated[Path, _option("The model repository to write into.")] = Path("models"),
@@ -41,6 +41,7 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     default: Annotated[bool, _option("The default model, unless it is there already.", flag="--default")] = False,
     layers: Annotated[str | None, _option("Half-open range of layers, as 2:5.", _MODEL)] = None,
     tower: Annotated[str | None, _option("text or vision, of a folder that holds both.", _MODEL)] = None,
+    revision: Annotated[str | None, _option("Branch, tag or commit on the hub; main.", _MODEL)] = None,
     cache: Annotated[Path | None, _option("Where minilm's package is kept; .cache/minilm.", _MODEL)] = None,
     config: Annotated[Path | None, _option("JSON: a block's fields and num_layers, or a stack.", _SHAPE)] = None,
     seed: Annotated[int | None, _option("Seed of random weights; 0.", _SHAPE)] = None,
@@ -70,7 +71,8 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
         return
     if source is None and origin is not None:
         if not Path(origin).is_dir():
-            raise ExportError(f"there is no folder {origin}; for what is none give --source")
+            asks = " (auto asks the hub for a model of this name)" if is_hub_id(origin) else ""
+            raise ExportError(f"there is no folder {origin}; for what is none give --source{asks}")
         asked["source"] = source = "auto"
     if source is None or (name is None and source != "minilm"):
         raise ExportError("give a folder or --source, and --name; or --default for the default model")

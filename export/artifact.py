@@ -11,9 +11,10 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from export import ExportError, onnx_file, parity, probes
+from export import ExportError, memory, onnx_file, parity, probes
 from export.golden import make_golden
 from export.parity_of_overrides import prove_overrides
+from export.parity_of_text import prove_text
 from export.place import Place, file_sha256
 from export.proof import Proof
 from export.sources import Layer, Source
@@ -30,14 +31,18 @@ def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool 
     """
     if place.folder.exists() and not overwrite:
         raise ExportError(f"{place.folder} exists already; give another --version, or --overwrite")
+    memory.prepare(source.weights_bytes)
     with _staged(place.folder) as folder:
         onnx_file.write_graphs(source, folder, step)
         if source.text:
             shutil.copyfile(source.text.tokenizer, folder / "text" / "tokenizer.json")
         proof = parity.prove(source, folder, step)
+        if source.text:
+            step("parity of the text front")
+            prove_text(source.text, folder)
         if source.config:
             step("parity of overrides")
-            prove_overrides(source, folder, (folder / onnx_file.WEIGHTS).read_bytes(), proof)
+            prove_overrides(source, folder, proof)
         step("write")
         _write_json(folder / "manifest.json", _manifest(source, place, proof, folder))
         _sync(folder)

@@ -1,12 +1,12 @@
 """A small request with the answer PyTorch gives in float64, by which a server proves itself at start."""
 
-import copy
 from typing import Any
 
 import numpy as np
 import torch
 
 from export import ExportError
+from export.float64 import as_float64
 from export.proof import tolerance
 from export.sources import Source
 
@@ -21,7 +21,7 @@ def make_golden(source: Source) -> dict[str, Any]:
         ExportError: The answer is not finite.
     """
     generator = np.random.default_rng(2017)
-    model64 = copy.deepcopy(source.model).double()
+    model64 = as_float64(source.model)
     request, answers, tolerances = [], [], []
     for mask in MASKS:
         # Four decimals, so that the text in the manifest and the number that was run are the same.

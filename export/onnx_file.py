@@ -1,10 +1,12 @@
 """Graphs → files over one weights.data: each tensor stored once, every graph checked."""
 
+import gc
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -14,6 +16,7 @@ from export.sources import Source
 from export.trace import Step, trace_graphs
 
 WEIGHTS = "weights.data"
+_PIECE_BYTES = 2**20
 ALIGNMENT = 64  # a cache line, and what vector loads want
 
 
@@ -24,6 +27,7 @@ def write_graphs(source: Source, folder: Path, step: Step) -> None:
         ExportError: torch cannot trace a module, or a graph is not what the contract says.
     """
     graphs = trace_graphs(source, step)
+    gc.collect()  # torch's programs hold themselves, and the weights that they were traced with
     step("weights")
     with (folder / WEIGHTS).open("wb") as data:
         table = _Table(data)
@@ -50,7 +54,7 @@ class _Table:
                 value.const_value = self._external(value.const_value, str(value.name))
 
     def _external(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        content = tensor.tobytes()
+        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data  # no copy
         digest = hashlib.sha256(content).hexdigest()
         shape = tuple(tensor.shape.numpy())
         key = (tensor.dtype, shape, digest)
@@ -60,7 +64,7 @@ class _Table:
         offset, length = self._places[key]
         return ir.ExternalTensor(WEIGHTS, offset, length, tensor.dtype, shape=ir.Shape(shape), name=name)
 
-    def _append(self, content: bytes) -> tuple[int, int]:
+    def _append(self, content: memoryview) -> tuple[int, int]:
         self._data.write(bytes(-self._data.tell() % ALIGNMENT))
         offset = self._data.tell()
         self._data.write(content)
@@ -92,6 +96,14 @@ def _verify(folder: Path, paths: Sequence[str], table: _Table) -> None:
                 raise ExportError(f"{path}: {tensor.name} does not lie where the other graphs have it")
     with (folder / WEIGHTS).open("rb") as data:
         for (offset, length), digest in table.digests.items():
-            data.seek(offset)
-            if hashlib.sha256(data.read(length)).hexdigest() != digest:
+            if _sha256(data, offset, length) != digest:
                 raise ExportError(f"{WEIGHTS}: the bytes at {offset} are not those that were written")
+
+
+def _sha256(data: BinaryIO, offset: int, length: int) -> str:
+    """Of a part of a file, a piece at a time: a tensor may be a gigabyte."""
+    digest = hashlib.sha256()
+    data.seek(offset)
+    for start in range(0, length, _PIECE_BYTES):
+        digest.update(data.read(min(_PIECE_BYTES, length - start)))
+    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """The command line's options, which source takes which, and what they make."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -9,13 +10,14 @@ from typing import Any
 from export import ExportError
 from export.config import TOLD, StackConfig
 from export.json_file import read_json
-from export.sources import Source, minilm
+from export.sources import Has, Source, minilm
 from export.sources.families import read_model
 
 _SHAPE = (
     "hidden_size", "num_attention_heads", "head_dim", "value_head_dim", "intermediate_size", "num_layers",
     "norm", "norm_eps", "placement", "hidden_act", "mask", "final_norm", "final_norm_eps",
 )  # fmt: skip
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _BIASES = ("norm_bias", "query_bias", "key_bias", "value_bias", "output_bias", "ffn_bias", "final_norm_bias")
 
 
@@ -27,6 +29,7 @@ class Options:
     origin: str | None = None
     layers: str | None = None
     tower: str | None = None
+    revision: str | None = None
     config: Path | None = None
     weights: Path | None = None
     arguments: Path | None = None
@@ -51,7 +54,7 @@ class Options:
 
 # Each source: what it takes beside --name and the like, and how it is made.
 _TAKES: dict[str, tuple[set[str], Callable[[Options], Source]]] = {
-    "auto": ({"origin", "layers", "tower"}, lambda o: _checkpoint(_path(o), o)),
+    "auto": ({"origin", "layers", "tower", "revision"}, lambda o: _auto(_path(o), o)),
     "glassblock": ({"origin", "config", "bias", *_SHAPE}, lambda o: _load("glassblock", _path(o), _stack_config(o))),
     "minilm": (
         {"layers", "cache"},
@@ -82,8 +85,23 @@ def _load(source: str, *arguments: Any, **named: Any) -> Source:
     return made
 
 
-def _checkpoint(folder: Path, options: Options, reference: str | None = None) -> Source:
-    return _load("checkpoint", folder, read_model(folder, options.tower), options.layers, reference)
+def _auto(origin: Path, options: Options) -> Source:
+    """A folder here, or else a model of the hub: what exists here is never looked up there."""
+    if origin.exists() or not is_hub_id(str(options.origin)):
+        if options.revision is not None:
+            raise ExportError(f"--revision is of a model on the hub, and {origin} is none")
+        return _checkpoint(origin, options)
+    snapshot = import_module("export.sources.hub").Snapshot(options.origin, options.revision)
+    return _checkpoint(snapshot.folder, options, snapshot.reference, snapshot.has)
+
+
+def is_hub_id(origin: str) -> bool:
+    """Whether these words have the form of a model's id on the hub: ORGANISATION/NAME."""
+    return _HUB_ID.fullmatch(origin) is not None
+
+
+def _checkpoint(folder: Path, options: Options, reference: str | None = None, has: Has | None = None) -> Source:
+    return _load("checkpoint", folder, read_model(folder, options.tower), options.layers, reference, has)
 
 
 def make_source(options: Options) -> Source:
@@ -107,7 +125,11 @@ def _origin(options: Options, what: str) -> str:
 
 
 def _path(options: Options) -> Path:
-    what = "a folder with config.json and model.safetensors" if options.source == "auto" else "a safetensors file"
+    what = (
+        "a folder with config.json and model.safetensors, or a model's id on the hub"
+        if options.source == "auto"
+        else "a safetensors file"
+    )
     return Path(_origin(options, what))
 
 

@@ -1,6 +1,5 @@
 """The proof: PyTorch eager, in float32 and float64, against onnxruntime, over lengths, batches and padding."""
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from export import ExportError
 from export.batches import BATCHES, MIN_POSITIONS, Batch, make_masks, pad
-from export.onnx_file import WEIGHTS
+from export.chain import FINAL_OUTPUT, LAYER_OUTPUT
+from export.float64 import as_float64
 from export.probes import At, TensorSpec, stream
 from export.proof import Accuracy, ParityError, Proof, tolerance
-from export.sources import Source, TextFront
-from export.trace import Step
+from export.sources import Layer, Source
+from export.trace import Step, layer_graph
 
 # Must be set before the import: the Linux wheel sends events out by default.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -35,29 +34,41 @@ DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
 
 @dataclass(slots=True)
 class _Sequence:
-    """One sequence on its way through the layers, on all four roads at once."""
+    """One sequence on its way through the layers, on all four roads at once; `truth` is the layer's in float64."""
 
     mask: Array
     eager32: torch.Tensor
     eager64: torch.Tensor
     alone: Array
+    truth: Tensors
+
+
+@dataclass(slots=True)
+class _Case:
+    """A batch on its way: `hidden` [batch, sequence, hidden] and its mask enter the next layer's graph."""
+
+    batch: Batch
+    sequences: list[_Sequence]
+    mask: Array
+    hidden: Array
+    lean: Array
 
 
 def prove(source: Source, folder: Path, step: Step) -> Proof:
     """Runs every batch through the graphs in `folder` and through PyTorch, and holds one against the other.
+
+    One graph is open at a time, and no layer's float64 weights beside it (docs/decisions/0034).
 
     Raises:
         ParityError: An output breaks the rule; for our own blocks also where an answer depends on its neighbours or on
             the graph that computed it.
     """
     proof = Proof(cases=len(BATCHES))
+    step("parity of model.onnx")
     run = _Run(source, folder, proof)
-    for number, batch in enumerate(BATCHES, start=1):
-        step(f"parity {number}/{len(BATCHES)}")
-        run.batch(batch.cut_to(source.max_sequence_length), np.random.default_rng(number))
-    if source.text:
-        step("parity of the text front")
-        _prove_text(source.text, folder)
+    for index in range(len(source.layers)):
+        step(f"parity of layer {index + 1}/{len(source.layers)}")
+        run.layer(index)
     breach = next((found.breach for found in proof.outputs.values() if found.breach), None)
     if breach:
         raise ParityError(breach, proof)
@@ -68,72 +79,62 @@ def prove(source: Source, folder: Path, step: Step) -> Proof:
     return proof
 
 
-def _prove_text(text: TextFront, folder: Path) -> None:
-    """Holds the embeddings' graph to the same rule, over the first, last and other tokens and every position."""
-    session = open_graph(folder / "text" / "embeddings.onnx", (folder / WEIGHTS).read_bytes())
-    ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, text.max_tokens))
-    ids[:, 0], ids[:, -1] = 0, text.vocab_size - 1
-    with torch.inference_mode():
-        plain = text.embeddings(torch.from_numpy(ids)).numpy()
-        truth = copy.deepcopy(text.embeddings).double()(torch.from_numpy(ids)).numpy()
-    error = np.abs(session.run(["hidden_states"], {"input_ids": ids})[0] - truth)
-    if not np.all(error <= tolerance(largest(plain - truth), truth)):
-        raise ExportError(f"text/embeddings.onnx is off by {largest(error):.3g} from PyTorch float64")
-
-
 class _Run:
-    """A source's modules and graphs, loaded once; `batch` sends one batch through all of them."""
+    """Every batch, sent through model.onnx and then, layer by layer, through the layers' graphs and modules."""
 
     def __init__(self, source: Source, folder: Path, proof: Proof) -> None:
-        self.source, self.proof = source, proof
-        self.doubles = [copy.deepcopy(layer.module).double() for layer in source.layers]
-        data = (folder / WEIGHTS).read_bytes()
-        self.model = open_graph(folder / "model.onnx", data)
-        self.layers = [open_graph(folder / f"layers/{index}.onnx", data) for index in range(len(source.layers))]
+        self.source, self.folder, self.proof = source, folder, proof
+        model = open_graph(folder, "model.onnx")
+        self.cases = [
+            _case(batch.cut_to(source.max_sequence_length), np.random.default_rng(number), source.hidden_size, model)
+            for number, batch in enumerate(BATCHES, start=1)
+        ]
 
-    def batch(self, batch: Batch, generator: np.random.Generator) -> None:
-        """Compares every probe, layer by layer, so that one layer's maps are in memory at a time."""
-        masks = make_masks(batch)
-        rows = [generator.standard_normal((len(mask), self.source.hidden_size)).astype(np.float32) for mask in masks]
-        # As the server sends it: what is masked is zero.
-        rows = [row * mask[:, None].astype(np.float32) for row, mask in zip(rows, masks, strict=True)]
-        sequences = [_start(row, mask) for row, mask in zip(rows, masks, strict=True)]
-        mask = pad(masks)
-        hidden = pad(rows)
-        lean = run_graph(self.model, hidden, mask)["block_output"]
-        answers: list[tuple[Tensors, Tensors]] = []
-        for index in range(len(self.layers)):
-            ours = run_graph(self.layers[index], hidden, mask)
-            answers = self._layer(index, ours, sequences, batch)
-            hidden = ours.get("layer_output", hidden)
-        chained = ours.get("block_output", hidden)
-        self.proof.layers_equal_model &= same_bits(lean, chained)
-        final = [[answer.get("block_output", answer.get("layer_output")) for answer in pair] for pair in answers]
-        spec = stream("block_output", self.source.hidden_size)
-        self._compare("block_output", spec, lean, [(a, b) for a, b in final], masks, batch)
+    def layer(self, index: int) -> None:
+        """Sends all batches through a layer, and compares every probe of it; after the last one also block_output."""
+        # The longest by itself: its answers in float64 take half as much as those of all others together.
+        for cases in (self.cases[:-1], self.cases[-1:]):
+            self._find_truth(self.source.layers[index], cases)
+            self._run(index, cases)
 
-    def _layer(
-        self, index: int, ours: Tensors, sequences: Sequence[_Sequence], batch: Batch
-    ) -> list[tuple[Tensors, Tensors]]:
-        layer = self.source.layers[index]
-        answers = []
-        for row, sequence in enumerate(sequences):
-            mask = sequence.mask[None]
-            eager32 = eager(layer.module, sequence.eager32, mask)
-            eager64 = eager(self.doubles[index], sequence.eager64, mask)
-            alone = run_graph(self.layers[index], sequence.alone, pad([sequence.mask]))
-            self._same_alone(layer.outputs, ours, alone, row, len(sequence.mask))
-            if "layer_output" in eager32:
-                sequence.eager32 = torch.from_numpy(eager32["layer_output"])
-                sequence.eager64 = torch.from_numpy(eager64["layer_output"])
-                sequence.alone = alone["layer_output"]
-            answers.append((eager32, eager64))
-        masks = [sequence.mask for sequence in sequences]
-        for spec in layer.outputs:
-            name = spec.name if spec.name == "block_output" else f"layers.{index}.{spec.name}"
-            pairs = [(first[spec.name], second[spec.name]) for first, second in answers]
-            self._compare(name, spec, ours[spec.name], pairs, masks, batch)
-        return answers
+    def _run(self, index: int, cases: Sequence[_Case]) -> None:
+        layer, graph = self.source.layers[index], open_graph(self.folder, layer_graph(index))
+        for case in cases:
+            ours = run_graph(graph, case.hidden, case.mask)
+            answers = [self._sequence(layer, graph, case, row, ours) for row in range(len(case.sequences))]
+            for spec in layer.outputs:
+                name = spec.name if spec.name == FINAL_OUTPUT else f"layers.{index}.{spec.name}"
+                self._compare(name, spec, ours[spec.name], answers, case)
+            case.hidden = ours.get(LAYER_OUTPUT, case.hidden)
+            if index == len(self.source.layers) - 1:
+                self._compare_model(case, ours, answers)
+
+    def _find_truth(self, layer: Layer, cases: Sequence[_Case]) -> None:
+        """The layer's float64 answers, so that its float64 weights are gone before its graph is opened."""
+        double = as_float64(layer.module)
+        for case in cases:
+            for sequence in case.sequences:
+                sequence.truth = eager(double, sequence.eager64, sequence.mask[None])
+
+    def _sequence(self, layer: Layer, graph: Any, case: _Case, row: int, ours: Tensors) -> tuple[Tensors, Tensors]:
+        """A sequence's answers by PyTorch, float32 and float64; ours alone is held against ours in a batch of more."""
+        sequence = case.sequences[row]
+        plain, truth = eager(layer.module, sequence.eager32, sequence.mask[None]), sequence.truth
+        alone = run_graph(graph, sequence.alone, pad([sequence.mask])) if len(case.sequences) > 1 else ours
+        self._same_alone(layer.outputs, ours, alone, row, len(sequence.mask))
+        if LAYER_OUTPUT in plain:
+            sequence.eager32 = torch.from_numpy(plain[LAYER_OUTPUT])
+            sequence.eager64 = torch.from_numpy(truth[LAYER_OUTPUT])
+            sequence.alone = alone[LAYER_OUTPUT]
+        sequence.truth = {}
+        return plain, truth
+
+    def _compare_model(self, case: _Case, ours: Tensors, answers: Sequence[tuple[Tensors, Tensors]]) -> None:
+        """Holds model.onnx against the chain of layers, and against what PyTorch's chain came to."""
+        last = FINAL_OUTPUT if FINAL_OUTPUT in ours else LAYER_OUTPUT
+        self.proof.layers_equal_model &= same_bits(case.lean, ours[last])
+        renamed = [({FINAL_OUTPUT: plain[last]}, {FINAL_OUTPUT: truth[last]}) for plain, truth in answers]
+        self._compare(FINAL_OUTPUT, stream(FINAL_OUTPUT, self.source.hidden_size), case.lean, renamed, case)
 
     def _same_alone(self, outputs: Sequence[TensorSpec], ours: Tensors, alone: Tensors, row: int, length: int) -> None:
         every = np.arange(length)
@@ -146,14 +147,13 @@ class _Run:
         name: str,
         spec: TensorSpec,
         ours: Array,
-        oracles: Sequence[tuple[Any, Any]],
-        masks: Sequence[Array],
-        batch: Batch,
+        answers: Sequence[tuple[Tensors, Tensors]],
+        case: _Case,
     ) -> None:
         """Holds one output of a batch to the rule of facts S and remembers the largest errors."""
-        kept = [np.flatnonzero(mask) for mask in masks]
-        truth = [_clip(cut(spec, f64[0], keep)) for (_, f64), keep in zip(oracles, kept, strict=True)]
-        plain = [cut(spec, f32[0], keep) for (f32, _), keep in zip(oracles, kept, strict=True)]
+        kept = [np.flatnonzero(sequence.mask) for sequence in case.sequences]
+        truth = [_clip(cut(spec, f64[spec.name][0], keep)) for (_, f64), keep in zip(answers, kept, strict=True)]
+        plain = [cut(spec, f32[spec.name][0], keep) for (f32, _), keep in zip(answers, kept, strict=True)]
         own = max(largest(f32 - f64) for f32, f64 in zip(plain, truth, strict=True))
         found = self.proof.outputs.setdefault(name, Accuracy())
         found.eager_float32_max_error = max(found.eager_float32_max_error, own)
@@ -163,7 +163,7 @@ class _Run:
             bound = tolerance(own, f64)
             # Not "error > bound": a NaN must fail.
             if found.breach is None and not np.all(error <= bound):
-                found.breach = _sentence(name, batch, row, error, bound, alone=self.source.config is None)
+                found.breach = _sentence(name, case.batch, row, error, bound, alone=self.source.config is None)
 
 
 def _sentence(name: str, batch: Batch, row: int, error: Array, bound: Array, *, alone: bool) -> str:
@@ -177,9 +177,19 @@ def _sentence(name: str, batch: Batch, row: int, error: Array, bound: Array, *, 
     return sentence
 
 
+def _case(batch: Batch, generator: np.random.Generator, hidden_size: int, model: Any) -> _Case:
+    """A batch of random rows, zero where they are masked, as the server sends it; with model.onnx's answer."""
+    masks = make_masks(batch)
+    rows = [generator.standard_normal((len(mask), hidden_size)).astype(np.float32) for mask in masks]
+    rows = [row * mask[:, None].astype(np.float32) for row, mask in zip(rows, masks, strict=True)]
+    mask, hidden = pad(masks), pad(rows)
+    sequences = [_start(row, mask) for row, mask in zip(rows, masks, strict=True)]
+    return _Case(batch, sequences, mask, hidden, run_graph(model, hidden, mask)[FINAL_OUTPUT])
+
+
 def _start(row: Array, mask: Array) -> _Sequence:
     tensor = torch.from_numpy(row)[None]
-    return _Sequence(mask, tensor, tensor.double(), pad([row]))
+    return _Sequence(mask, tensor, tensor.double(), pad([row]), {})
 
 
 def cut(spec: TensorSpec, row: Array, keep: Array) -> Array:
@@ -214,15 +224,22 @@ def eager(module: nn.Module, hidden_states: torch.Tensor, attention_mask: Array,
     return {name: tensor.numpy() for name, tensor in answer.items()}
 
 
-def open_graph(path: Path, data: bytes) -> Any:
-    """A session over a graph's bytes and weights.data's bytes, as the service opens them."""
+def open_graph(folder: Path, path: str) -> Any:
+    """A session over one of a version folder's graphs, with the optimisations that the service has.
+
+    onnxruntime reads weights.data itself, a tensor at a time: bytes of ours would lie beside the session's own.
+    """
     options = onnxruntime.SessionOptions()
     # Sessions with spinning threads of their own slow each other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_external_initializers_from_files_in_memory([WEIGHTS], [data], [len(data)])
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.enable_cpu_mem_arena = False  # it would keep the memory of its largest run
     options.log_severity_level = 3  # it warns of every optional input
     return onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(DISABLED_OPTIMIZERS)
+        (folder / path).read_bytes(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(DISABLED_OPTIMIZERS),
     )
 
 

@@ -1,12 +1,13 @@
 """The proof of the editable graphs: unchanged they are the layers, and what is overridden goes on as in PyTorch."""
 
-import copy
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
+from export.float64 import as_float64
 from export.parity import Array, Tensors, cut, eager, largest, open_graph, run_graph, same_bits
 from export.probes import sites
 from export.proof import ParityError, Proof, tolerance
@@ -17,29 +18,33 @@ _MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 _MASKED = 1e30  # scores beyond it, below zero, are of masked cells: half of them would be no mask in float64
 
 
-def prove_overrides(source: Source, folder: Path, weights: bytes, proof: Proof) -> None:
+def prove_overrides(source: Source, folder: Path, proof: Proof) -> None:
     """Overrides each site of each layer by half of what it is, and holds all that follows to the rule.
 
     Raises:
         ParityError: An editable graph differs from its layer's own, or an override does not do what it says.
     """
     for index, layer in enumerate(source.layers):
-        graphs = [open_graph(folder / path(index), weights) for path in (layer_graph, editable_graph)]
         hidden = np.random.default_rng(index).standard_normal((*_MASK.shape, source.hidden_size)).astype(np.float32)
         hidden *= _MASK[..., None].astype(np.float32)
-        plain, unchanged = (run_graph(graph, hidden, _MASK) for graph in graphs)
+        truths = _overridden(as_float64(layer.module), layer, torch.from_numpy(hidden).double())
+        oracles = _overridden(layer.module, layer, torch.from_numpy(hidden))
+        plain = run_graph(open_graph(folder, layer_graph(index)), hidden, _MASK)
+        editable = open_graph(folder, editable_graph(index))
+        unchanged = run_graph(editable, hidden, _MASK)
         if any(not same_bits(plain[name], unchanged[name]) for name in plain):
             raise ParityError(f"the editable graph of layer {index} differs from the layer's own", proof)
-        double = copy.deepcopy(layer.module).double()
-        for number, site in enumerate(sites(layer.outputs)):
-            flags = np.arange(len(sites(layer.outputs))) == number
+        for number, (site, eager32, eager64) in enumerate(zip(sites(layer.outputs), oracles, truths, strict=True)):
+            flags = np.arange(len(truths)) == number
             feeds = {"overridden": flags, f"override_{site.name}": _half(plain[site.name])}
-            at = partial(_halve, site.name)
-            eager32 = eager(layer.module, torch.from_numpy(hidden), _MASK, at)
-            eager64 = eager(double, torch.from_numpy(hidden).double(), _MASK, at)
-            if not _equal(layer, run_graph(graphs[1], hidden, _MASK, feeds), eager32, eager64):
+            if not _equal(layer, run_graph(editable, hidden, _MASK, feeds), eager32, eager64):
                 raise ParityError(f"layers.{index}.{site.name} overridden does not go on as in PyTorch", proof)
             proof.overridden_sites += 1
+
+
+def _overridden(module: nn.Module, layer: Layer, hidden: torch.Tensor) -> list[Tensors]:
+    """The layer's answer by PyTorch with each site overridden, one after another."""
+    return [eager(module, hidden, _MASK, partial(_halve, site.name)) for site in sites(layer.outputs)]
 
 
 def _half(values: Array) -> Array:

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.batches import BATCHES
 from export.proof import Accuracy, Proof
 from export.sources import Source
 
@@ -16,9 +15,11 @@ class Steps:
     """Shows each step as it begins: a bar in a terminal, a line each elsewhere. Called with the step's name."""
 
     def __init__(self, console: Console, source: Source) -> None:
+        own = source.config is not None
         graphs = 1 + len(source.layers) + (source.text is not None)
+        # Traced, written as weights, checked, proven, overrides proven, written.
+        self.total = graphs + 1 + graphs + own * len(source.layers) + graphs + own + 1
         self.console = console
-        self.total = graphs + 1 + graphs + len(BATCHES) + (source.text is not None) + 1
         self.progress = Progress(
             TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
         )

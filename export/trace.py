@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from export import ExportError
 from export.chain import chain_layers, is_weight
 from export.config import BlockConfig
-from export.editable import Editable, finish, plain
+from export.editable import Editable, emptied, finish, plain
 from export.probes import TensorSpec, inputs, overrides, sites, stream
 from export.sources import Layer, Source
 
@@ -85,7 +85,8 @@ class _Tracer:
         if key not in self._traced:
             module = Editable(_twin(layer.module), sites(layer.outputs))
             flags = overrides(layer.outputs)[0]
-            self._traced[key] = _trace(module, (*self._takes, flags), layer.outputs, "", self._longest)
+            traced = _trace(module, (*self._takes, flags), layer.outputs, "", self._longest)
+            self._traced[key] = emptied(traced)
         editable = _fill(self._traced[key].clone(), layer.module, layer.prefix)
         own = plain(editable)
         finish(editable)

@@ -1,6 +1,6 @@
 """Where weights come from: one file a source, and the value that each of them makes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,8 @@ from export.probes import TensorSpec
 
 if TYPE_CHECKING:  # its import takes seconds, and what is refused before a source is made needs none of it
     from torch import nn
+
+Has = Callable[[str], bool]  # whether a folder has a file of this name, which may be brought there first
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ class Source:
     def num_attention_heads(self) -> int | None:
         """The most heads a layer has, by which a request's cost is counted; None where the source does not tell."""
         return max(layer.num_attention_heads for layer in self.config.layers) if self.config else self.own_heads
+
+    @property
+    def weights_bytes(self) -> int:
+        """How much its parameters and buffers take."""
+        modules = (self.model, *((self.text.embeddings,) if self.text else ()))
+        return sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
     @property
     def layer_range(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from export import ExportError
 from export.block import Stack
 from export.config import StackConfig
 from export.place import file_sha256
-from export.sources import Source, parse_layers
+from export.sources import Has, Source, parse_layers
 from export.sources.families import Model
 from export.sources.layers import stack_layers
 from export.sources.shards import Shards
@@ -18,7 +18,13 @@ from export.sources.stored import take_as_ours
 from export.sources.text_front import make_text_front
 
 
-def load(folder: Path, model: Model, layers: str | None = None, reference: str | None = None) -> Source:
+def load(
+    folder: Path,
+    model: Model,
+    layers: str | None = None,
+    reference: str | None = None,
+    has: Has | None = None,
+) -> Source:
     """The layers FIRST:END of a folder; with the text front where they begin at 0 and tokenizer.json is there.
 
     The norm after the last layer comes along where the range ends with that layer. Only the tensors of the range are
@@ -29,17 +35,18 @@ def load(folder: Path, model: Model, layers: str | None = None, reference: str |
         model: What its config.json says.
         layers: Half-open range; None is all.
         reference: What was exported, in words; None is what the folder calls itself.
+        has: None asks the folder itself which files it has.
 
     Raises:
         ExportError: A tensor is missing, left over or of another shape.
     """
     first, end = parse_layers(layers, model.depth)
-    with Shards(folder) as weights:
+    with Shards(folder, has) as weights:
         found = _Found(weights, model)
         stack = found.stack(first, end)
         tokenizer = folder / "tokenizer.json"
         text = None
-        if model.text and first == 0 and tokenizer.is_file():
+        if model.text and first == 0 and (has(tokenizer.name) if has else tokenizer.is_file()):
             eps = model.block.norm_eps
             text = make_text_front(model.text, tokenizer, found.take, model.block.hidden_size, eps)
         found.refuse_unread(range(first, end), with_text=text is not None)

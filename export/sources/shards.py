@@ -10,6 +10,7 @@ from torch import Tensor
 
 from export import ExportError
 from export.json_file import read_json
+from export.sources import Has
 from export.sources.weights import Weights, refuse_pickle
 
 SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -17,6 +18,10 @@ SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "py
 
 class Shards:
     """A folder's tensors by name, read one by one; a shard is opened when the first of its tensors is asked for.
+
+    Args:
+        folder: Where the files are.
+        has: None asks the folder itself.
 
     Attributes:
         names: All tensors there are.
@@ -26,12 +31,13 @@ class Shards:
         ExportError: The folder has no safetensors, or its index is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, has: Has | None = None) -> None:
         self._folder = folder
+        self._has = has or (lambda file: (folder / file).is_file())
         self._open: dict[str, Weights] = {}
         self._taken: set[str] = set()
         self._stack = ExitStack()
-        if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
+        if not self._has(SINGLE) and self._has(INDEX):
             self.path = folder / INDEX
             self._places = _read_index(self.path)
         else:
@@ -59,7 +65,7 @@ class Shards:
             raise ExportError(f"{self.path} has no tensor {name!r}, expected with shape {list(shape)}")
         self._taken.add(name)
         file = self._places[name]
-        if not (self._folder / file).is_file():
+        if file not in self._open and not self._has(file):
             raise ExportError(f"{self.path}: {name} is to be in {file}, and there is no such file")
         return self._shard(file).take(name, shape)
 

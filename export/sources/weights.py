@@ -43,7 +43,9 @@ class Weights:
         self._file.__exit__(kind, error, trace)
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        """One tensor, contiguous, in `dtype`.
+        """One tensor, contiguous, in `dtype`, in memory of its own.
+
+        The file is mapped: all that was read of it would stay in memory for as long as one tensor lies there.
 
         Raises:
             ExportError: It is missing, has another shape, or is not exact in `dtype`.
@@ -57,7 +59,7 @@ class Weights:
         exact = _EXACT_IN_FLOAT32 if dtype == torch.float32 else {dtype}
         if tensor.dtype not in exact:
             raise ExportError(f"{self.path}: {name} is {tensor.dtype}, which {dtype} cannot hold exactly")
-        return tensor.to(dtype).contiguous()
+        return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
     @property
     def unread(self) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from export.batches import Batch, Padding, make_masks, pad
-from export.onnx_file import WEIGHTS, write_graphs
+from export.onnx_file import write_graphs
 from export.parity import open_graph, run_graph, same_bits
 from export.proof import tolerance
 from export.sources import Source, TextFront, checkpoint
@@ -30,7 +30,7 @@ class Graphs:
     def __init__(self, source: Source, folder: Path) -> None:
         (folder / "text").mkdir()
         write_graphs(source, folder, lambda _step: None)
-        self._open: Callable[[str], Any] = lambda path: open_graph(folder / path, (folder / WEIGHTS).read_bytes())
+        self._open: Callable[[str], Any] = lambda path: open_graph(folder, path)
         self._layers = [self._open(f"layers/{index}.onnx") for index in range(len(source.layers))]
         self._model = self._open("model.onnx")
 

@@ -124,7 +124,10 @@ REFUSALS = [
         "--name '../x' must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
     ),
     (f"{RANDOM} --version 01", "--version '01' must be a whole number from 1 to 999999999"),
-    ("--source auto", "--source auto needs FROM: a folder with config.json and model.safetensors"),
+    (
+        "--source auto",
+        "--source auto needs FROM: a folder with config.json and model.safetensors, or a model's id on the hub",
+    ),
     ("nowhere --source auto", "there is no file nowhere/config.json"),
     ("gpt2", "there is no file gpt2/model.safetensors"),
     ("gpt2 --hidden-size 8", "--hidden-size does not go with --source auto"),

@@ -1,0 +1,29 @@
+"""The proof of the text front."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export import ExportError
+from export.float64 import as_float64
+from export.parity import largest, open_graph
+from export.proof import tolerance
+from export.sources import TextFront
+
+
+def prove_text(text: TextFront, folder: Path) -> None:
+    """Holds the embeddings to the rule of every output, over the first, last and other tokens and every position.
+
+    Raises:
+        ExportError: It breaks the rule.
+    """
+    ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, text.max_tokens))
+    ids[:, 0], ids[:, -1] = 0, text.vocab_size - 1
+    with torch.inference_mode():
+        plain = text.embeddings(torch.from_numpy(ids)).numpy()
+        truth = as_float64(text.embeddings)(torch.from_numpy(ids)).numpy()
+    graph = open_graph(folder, "text/embeddings.onnx")
+    error = np.abs(graph.run(["hidden_states"], {"input_ids": ids})[0] - truth)
+    if not np.all(error <= tolerance(largest(plain - truth), truth)):
+        raise ExportError(f"text/embeddings.onnx is off by {largest(error):.3g} from PyTorch float64")
