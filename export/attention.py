@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from export.config import BlockConfig, Mask
 from export.linear import linear, matrix, vector
+from export.norm import make_norm
 from export.probes import At, computed
 
 # onnxruntime's CPU product splits sums longer than this in a way that depends on the padded length; chunks of this
@@ -16,20 +17,25 @@ MAX_SUM = 128
 
 
 class Attention(nn.Module):
-    """softmax(q·kᵀ / √d_k)·v for each head, heads concatenated times W_O (Vaswani et al. 2017, section 3.2)."""
+    """softmax(q·kᵀ / √d_k)·v for each head, heads concatenated times W_O (Vaswani et al. 2017, section 3.2).
+
+    Heads may share keys and values, and queries and keys may have a norm of their own.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        hidden, heads = config.hidden_size, config.num_attention_heads
-        self.heads, self.mask = heads, config.mask
+        hidden, heads, shared = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        self.heads, self.key_value_heads, self.mask = heads, shared, config.mask
         self.W_Q = matrix(hidden, heads * config.head_dim)
         self.b_Q = vector(heads * config.head_dim, present=config.query_bias)
-        self.W_K = matrix(hidden, heads * config.head_dim)
-        self.b_K = vector(heads * config.head_dim, present=config.key_bias)
-        self.W_V = matrix(hidden, heads * config.value_head_dim)
-        self.b_V = vector(heads * config.value_head_dim, present=config.value_bias)
+        self.W_K = matrix(hidden, shared * config.head_dim)
+        self.b_K = vector(shared * config.head_dim, present=config.key_bias)
+        self.W_V = matrix(hidden, shared * config.value_head_dim)
+        self.b_V = vector(shared * config.value_head_dim, present=config.value_bias)
         self.W_O = matrix(heads * config.value_head_dim, hidden)
         self.b_O = vector(hidden, present=config.output_bias)
+        self.query_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
+        self.key_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
 
     def forward(
         self,
@@ -44,16 +50,16 @@ class Attention(nn.Module):
             attention_mask: int64, 1 = attend, 0 = this key is hidden from every query.
             at: What each probe is to be, from its name and what was computed.
         """
-        query = at("query", self._split(linear(x, self.W_Q, self.b_Q)))
-        key = at("key", self._split(linear(x, self.W_K, self.b_K)))
-        value = at("value", self._split(linear(x, self.W_V, self.b_V)))
+        query = at("query", self.query_norm(split(linear(x, self.W_Q, self.b_Q), self.heads)))
+        key = at("key", self.key_norm(split(linear(x, self.W_K, self.b_K), self.key_value_heads)))
+        value = at("value", split(linear(x, self.W_V, self.b_V), self.key_value_heads))
         allowed = visible(attention_mask, self.mask)
-        scores = scaled_scores(query, key)
+        scores = scaled_scores(query, repeat_heads(key, self.heads))
         # The dtype's minimum and not -inf: a row with nothing to attend to stays finite, and no NaN can arise.
         scores = at("attention_scores", torch.where(allowed, scores, torch.finfo(scores.dtype).min))
         # After that softmax such a row is uniform; it must be all zero, as nothing was attended to.
         weights = at("attention_weights", torch.where(allowed, torch.softmax(scores, dim=-1), 0.0))
-        context = at("context", (weights @ value.transpose(1, 2)).transpose(1, 2))
+        context = at("context", (weights @ repeat_heads(value, self.heads).transpose(1, 2)).transpose(1, 2))
         return {
             "query": query,
             "key": key,
@@ -64,8 +70,18 @@ class Attention(nn.Module):
             "attention_output": at("attention_output", linear(context.flatten(2), self.W_O, self.b_O)),
         }
 
-    def _split(self, x: Float[Tensor, "batch sequence _"]) -> Float[Tensor, "batch sequence head _"]:
-        return x.reshape(*x.shape[:2], self.heads, -1)
+
+def split(x: Float[Tensor, "batch sequence _"], heads: int) -> Float[Tensor, "batch sequence {heads} _"]:
+    """The heads that lie side by side in x, each on its own."""
+    return x.reshape(*x.shape[:2], heads, -1)
+
+
+def repeat_heads(x: Float[Tensor, "batch sequence _ size"], heads: int) -> Float[Tensor, "batch sequence {heads} size"]:
+    """A key or value for each head: those of one key-value head are for `heads` / key-value heads in a row."""
+    shared = x.shape[2]
+    if shared == heads:
+        return x
+    return x[:, :, :, None].expand(-1, -1, -1, heads // shared, -1).flatten(2, 3)
 
 
 def scaled_scores(

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin
 
-Norm = Literal["none", "layer"]
+Norm = Literal["none", "layer", "rms"]
 Placement = Literal["pre", "post"]
-Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
+FeedForwardKind = Literal["mlp", "glu"]
+QueryKeyNorm = Literal["none", "rms"]
 Mask = Literal["bidirectional", "causal"]
 # What the state dict of a PyTorch encoder does not tell.
 TOLD = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
@@ -21,29 +23,38 @@ class BlockConfig:
     Attributes:
         hidden_size: D, the width of the residual stream; every tensor between blocks has it.
         num_attention_heads: H, how many attention patterns a block computes side by side.
+        num_key_value_heads: How many keys and values these heads share; H in the original, fewer with grouped queries
+            (Ainslie et al. 2023, arXiv:2305.13245), where head h attends to key-value head h // (H / this). Divides H.
         head_dim: d_k, the width of a query and a key. Its root scales the scores. D/H in most models, free here.
         value_head_dim: d_v, the width of a value. Free of d_k, because only W_O has to bring H·d_v back to D.
         intermediate_size: F, the width between the feed-forward's two products; usually 4·D.
-        norm: "none" is the textbook's bare formulas; "layer" is LayerNorm (Ba et al. 2016).
-        norm_eps: Added to the variance so that a constant row does not divide by zero; 1e-12 in BERT, 1e-5 in PyTorch.
-        norm_bias: Whether LayerNorm adds a bias; PyTorch's bias=False takes it away.
+        norm: "none" is the textbook's bare formulas; "layer" is LayerNorm (Ba et al. 2016); "rms" is RMSNorm, which
+            subtracts no mean (Zhang & Sennrich 2019).
+        norm_eps: Added to the variance, or the mean square, so that no row divides by zero; 1e-12 in BERT, 1e-5 in
+            PyTorch.
+        norm_bias: Whether LayerNorm adds a bias; PyTorch's bias=False takes it away, and RMSNorm never has one.
         placement: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each part
             (Xiong et al. 2020). Without a norm both are the same.
         query_bias: Whether W_Q has a bias; like the next four a switch of its own, because families differ in each.
         key_bias: Whether W_K has a bias; Whisper and BEiT leave this one out.
         value_bias: Whether W_V has a bias.
         output_bias: Whether W_O has a bias.
-        ffn_bias: Whether both products of the feed-forward have a bias.
-        hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact) or
-            "quick_gelu" (CLIP's, 2e-2 away).
+        qk_norm: "rms" normalises each head's query and key by RMSNorm with a weight of d_k, which is the same for all
+            heads, and norm_eps; Qwen3 does. "none" in most models.
+        ffn: "mlp" is act(x·W_1)·W_2; "glu" gates it: (act(x·W_1) ⊙ x·W_3)·W_2 (Shazeer 2020), SwiGLU with silu.
+        ffn_bias: Whether all products of the feed-forward have a bias.
+        hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact),
+            "quick_gelu" (CLIP's, 2e-2 away) or "silu" (x·σ(x), also called swish).
         mask: "bidirectional" lets every position see every other, "causal" only itself and those before it.
 
     Raises:
-        ValueError: A size below 1, an epsilon that is not positive, or a word outside its list.
+        ValueError: A size below 1, an epsilon that is not positive, a word outside its list, or key-value heads that
+            do not divide the heads.
     """
 
     hidden_size: int
     num_attention_heads: int
+    num_key_value_heads: int
     head_dim: int
     value_head_dim: int
     intermediate_size: int
@@ -55,16 +66,24 @@ class BlockConfig:
     key_bias: bool = True
     value_bias: bool = True
     output_bias: bool = True
+    qk_norm: QueryKeyNorm = "none"
+    ffn: FeedForwardKind = "mlp"
     ffn_bias: bool = True
     hidden_act: Activation = "gelu"
     mask: Mask = "bidirectional"
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads must divide the {self.num_attention_heads} heads, got {self.num_key_value_heads}"
+            )
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A block from JSON's words; head_dim may be left out (hidden_size / heads), and value_head_dim (head_dim).
+        """A block from JSON's words; what may be left out is derived.
+
+        That is num_key_value_heads (num_attention_heads), head_dim (hidden_size / heads) and value_head_dim (head_dim).
 
         Raises:
             ValueError: An unknown or missing field, or a value the block cannot have.
@@ -83,9 +102,10 @@ class StackConfig:
 
     Attributes:
         layers: The blocks in order. They may differ in everything but hidden_size.
-        final_norm: "layer" where the source normalises the last block's output (pre-norm models do), else "none".
+        final_norm: "layer" or "rms" where the source normalises the last block's output (pre-norm models do), else
+            "none".
         final_norm_eps: The final norm's own epsilon: some sources differ from their blocks here.
-        final_norm_bias: Whether the final norm adds a bias.
+        final_norm_bias: Whether the final norm adds a bias, if it is a LayerNorm.
 
     Raises:
         ValueError: No layers, layers of different hidden_size, or a value of the wrong kind.
@@ -164,6 +184,7 @@ def _with_head_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{error}; give head_dim") from error
     full.setdefault("value_head_dim", full["head_dim"])
+    full.setdefault("num_key_value_heads", full["num_attention_heads"])
     return full
 
 

@@ -13,8 +13,9 @@ from export.sources import Source, minilm
 from export.sources.families import read_model
 
 _SHAPE = (
-    "hidden_size", "num_attention_heads", "head_dim", "value_head_dim", "intermediate_size", "num_layers",
-    "norm", "norm_eps", "placement", "hidden_act", "mask", "final_norm", "final_norm_eps",
+    "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "value_head_dim", "intermediate_size",
+    "num_layers", "norm", "norm_eps", "placement", "qk_norm", "ffn", "hidden_act", "mask", "final_norm",
+    "final_norm_eps",
 )  # fmt: skip
 _BIASES = ("norm_bias", "query_bias", "key_bias", "value_bias", "output_bias", "ffn_bias", "final_norm_bias")
 
@@ -34,6 +35,7 @@ class Options:
     bias: bool | None = None
     hidden_size: int | None = None
     num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
     head_dim: int | None = None
     value_head_dim: int | None = None
     intermediate_size: int | None = None
@@ -41,6 +43,8 @@ class Options:
     norm: str | None = None
     norm_eps: float | None = None
     placement: str | None = None
+    qk_norm: str | None = None
+    ffn: str | None = None
     hidden_act: str | None = None
     mask: str | None = None
     final_norm: str | None = None

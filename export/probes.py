@@ -1,6 +1,6 @@
 """The tensors on the way through a block: their names, their axes, other names, and how one is changed on its way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ At = Callable[[str, "Tensor"], "Tensor"]  # a probe's name and what was computed
 _STREAM = ("batch", "sequence", "hidden")
 _MAP = ("batch", "head", "query", "key")
 _WIDE = ("batch", "sequence", "intermediate")
+
+_PER_KEY_VALUE_HEAD = frozenset({"key", "value"})  # whose axis `head` counts these; all others have one a query
 
 # In the order of the data, which is the order of every layer graph's outputs and of TransformerBlock.forward.
 _AXES = {
@@ -86,9 +88,15 @@ def block_probes(config: BlockConfig) -> tuple[TensorSpec, ...]:
         "value_head_dim": config.value_head_dim,
         "intermediate": config.intermediate_size,
     }
+    shared = {**sizes, "head": config.num_key_value_heads}
     return tuple(
-        TensorSpec(name, "float32", axes, tuple(sizes.get(axis, -1) for axis in axes)) for name, axes in _AXES.items()
+        TensorSpec(name, "float32", axes, _shape(axes, shared if name in _PER_KEY_VALUE_HEAD else sizes))
+        for name, axes in _AXES.items()
     )
+
+
+def _shape(axes: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes.get(axis, -1) for axis in axes)
 
 
 def layer_outputs(config: StackConfig, layer: int) -> tuple[TensorSpec, ...]:

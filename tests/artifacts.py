@@ -133,6 +133,21 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     "head-256": _random(
         hidden_size=512, num_attention_heads=2, intermediate_size=64, mask="causal", final_norm="layer"
     ),
+    "grouped": _random(
+        hidden_size=24,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=10,
+        value_head_dim=7,
+        intermediate_size=40,
+        num_layers=2,
+        mask="causal",
+        norm="rms",
+        final_norm="rms",
+        qk_norm="rms",
+        ffn="glu",
+        hidden_act="silu",
+    ),
     "causal-final-norm": _random(
         hidden_size=32, num_attention_heads=2, intermediate_size=64, num_layers=2, mask="causal", final_norm="layer"
     ),

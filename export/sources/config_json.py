@@ -14,6 +14,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
 }
 # Keys of every config that ask for what no family here computes, each with the only value that does not.
 _ONLY: dict[str, Any] = {

@@ -18,7 +18,7 @@ from export.proof import tolerance
 from tests import artifacts
 
 SCHEMA = json.loads((artifacts.ROOT / "docs" / "artifact.schema.json").read_text(encoding="utf-8"))
-ALL = (*artifacts.SERVED, pytest.param("causal-final-norm", marks=pytest.mark.long))
+ALL = (*artifacts.SERVED, *(pytest.param(name, marks=pytest.mark.long) for name in ("causal-final-norm", "grouped")))
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

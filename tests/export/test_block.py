@@ -171,14 +171,19 @@ def test_a_row_with_nothing_to_attend_to_is_all_zero(mask: str) -> None:
     assert np.isfinite(probes["layer_output"]).all()
 
 
+def grouped(shared: int, group: int, **fields: Any) -> BlockConfig:
+    return BlockConfig(num_attention_heads=shared * group, num_key_value_heads=shared, **fields)
+
+
 configs = st.builds(
-    BlockConfig,
+    grouped,
+    shared=st.integers(1, 3),
+    group=st.integers(1, 3),
     hidden_size=st.integers(1, 12),
-    num_attention_heads=st.integers(1, 3),
     head_dim=st.sampled_from((1, 2, 5, 130)),
     value_head_dim=st.integers(1, 5),
     intermediate_size=st.integers(1, 9),
-    norm=st.sampled_from(("none", "layer")),
+    norm=st.sampled_from(("none", "layer", "rms")),
     norm_eps=st.sampled_from((1e-12, 1e-5, 0.1)),
     norm_bias=st.booleans(),
     placement=st.sampled_from(("pre", "post")),
@@ -186,8 +191,10 @@ configs = st.builds(
     key_bias=st.booleans(),
     value_bias=st.booleans(),
     output_bias=st.booleans(),
+    qk_norm=st.sampled_from(("none", "rms")),
+    ffn=st.sampled_from(("mlp", "glu")),
     ffn_bias=st.booleans(),
-    hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh", "quick_gelu")),
+    hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh", "quick_gelu", "silu")),
     mask=st.sampled_from(("bidirectional", "causal")),
 )
 
@@ -231,7 +238,8 @@ with install_import_hook([f"export.{part}" for part in parts], "beartype.beartyp
     from export.sources.family import Text
     from export.sources.text_front import Embeddings
 fields = {"hidden_size": 6, "num_attention_heads": 2, "head_dim": 130, "value_head_dim": 5, "intermediate_size": 7}
-for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}):
+grouped = {"num_key_value_heads": 1, "norm": "rms", "qk_norm": "rms", "ffn": "glu", "final_norm": "rms"}
+for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}, grouped):
     source = random.load(StackConfig.from_dict({**fields, "num_layers": 2, **more}))
     x, mask = torch.randn(3, 4, 6), torch.ones(3, 4, dtype=torch.int64)
     assert source.model(x, mask).shape == x.shape
