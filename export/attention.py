@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from export.config import BlockConfig, Mask
 from export.linear import linear, matrix, vector
 from export.norm import make_norm
+from export.position import rotate, rotations
 from export.probes import At, computed
 
 # onnxruntime's CPU product splits sums longer than this in a way that depends on the padded length; chunks of this
@@ -25,7 +26,7 @@ class Attention(nn.Module):
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         hidden, heads, shared = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-        self.heads, self.key_value_heads, self.mask = heads, shared, config.mask
+        self.heads, self.key_value_heads, self.mask, self.rotary = heads, shared, config.mask, config.rotary
         self.W_Q = matrix(hidden, heads * config.head_dim)
         self.b_Q = vector(heads * config.head_dim, present=config.query_bias)
         self.W_K = matrix(hidden, shared * config.head_dim)
@@ -36,22 +37,32 @@ class Attention(nn.Module):
         self.b_O = vector(hidden, present=config.output_bias)
         self.query_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
         self.key_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
+        if self.rotary:
+            rotations(self.rotary, torch.float32)  # made here, because tensors that a trace makes belong to it
 
     def forward(
         self,
         x: Float[Tensor, "batch sequence hidden"],
         attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
         at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
-        """The probes query to attention_output of export/probes.py, in its order.
+        """The probes between attention_input and resid_mid of export/probes.py, in its order.
 
         Args:
             x: What W_Q, W_K and W_V see, float.
             attention_mask: int64, 1 = attend, 0 = this key is hidden from every query.
+            position_ids: int64, by which rotary queries and keys are turned; None: 0, 1, 2 and so on.
             at: What each probe is to be, from its name and what was computed.
         """
-        query = at("query", self.query_norm(split(linear(x, self.W_Q, self.b_Q), self.heads)))
-        key = at("key", self.key_norm(split(linear(x, self.W_K, self.b_K), self.key_value_heads)))
+        query = self.query_norm(split(linear(x, self.W_Q, self.b_Q), self.heads))
+        key = self.key_norm(split(linear(x, self.W_K, self.b_K), self.key_value_heads))
+        unrotated = {}
+        if self.rotary:
+            unrotated = {"query_unrotated": at("query_unrotated", query), "key_unrotated": at("key_unrotated", key)}
+            positions = count_up(x) if position_ids is None else position_ids
+            query, key = (rotate(tensor, positions, self.rotary) for tensor in unrotated.values())
+        query, key = at("query", query), at("key", key)
         value = at("value", split(linear(x, self.W_V, self.b_V), self.key_value_heads))
         allowed = visible(attention_mask, self.mask)
         scores = scaled_scores(query, repeat_heads(key, self.heads))
@@ -61,6 +72,7 @@ class Attention(nn.Module):
         weights = at("attention_weights", torch.where(allowed, torch.softmax(scores, dim=-1), 0.0))
         context = at("context", (weights @ repeat_heads(value, self.heads).transpose(1, 2)).transpose(1, 2))
         return {
+            **unrotated,
             "query": query,
             "key": key,
             "value": value,
@@ -69,6 +81,11 @@ class Attention(nn.Module):
             "context": context,
             "attention_output": at("attention_output", linear(context.flatten(2), self.W_O, self.b_O)),
         }
+
+
+def count_up(x: Float[Tensor, "batch sequence hidden"]) -> Int[Tensor, "1 sequence"]:
+    """Positions where none are given: 0, 1, 2 and so on."""
+    return torch.arange(x.shape[1], device=x.device)[None]
 
 
 def split(x: Float[Tensor, "batch sequence _"], heads: int) -> Float[Tensor, "batch sequence {heads} _"]:

@@ -28,6 +28,7 @@ class TransformerBlock(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch sequence hidden"],
         attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
         at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
         """Every probe of export/probes.py, in its order; `layer_output` is the block's answer.
@@ -35,10 +36,11 @@ class TransformerBlock(nn.Module):
         Args:
             hidden_states: What enters the block, float32 (float64 when the block is, for the oracle).
             attention_mask: int64, 1 = attend, 0 = hidden as a key.
+            position_ids: int64, for rotary positions; None: 0, 1, 2 and so on, whatever the mask.
             at: What each probe but `layer_input` is to be, from its name and what was computed; what follows sees it.
         """
         attention_input = at("attention_input", self.attention_norm(hidden_states) if self.pre else hidden_states)
-        attention = self.attention(attention_input, attention_mask, at)
+        attention = self.attention(attention_input, attention_mask, position_ids, at)
         resid_mid = at("resid_mid", hidden_states + attention["attention_output"])
         ffn_input = at("ffn_input", self.ffn_norm(resid_mid) if self.pre else self.attention_norm(resid_mid))
         ffn = self.feed_forward(ffn_input, at)
@@ -68,11 +70,14 @@ class Stack(nn.Module):
         )
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+        self,
+        hidden_states: Float[Tensor, "batch sequence hidden"],
+        attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
     ) -> Float[Tensor, "batch sequence hidden"]:
         """block_output: the last layer's output, after the final norm; arguments as the block's."""
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask)["layer_output"]
+            hidden_states = layer(hidden_states, attention_mask, position_ids)["layer_output"]
         block_output: Tensor = self.final_norm(hidden_states)
         return block_output
 
@@ -89,8 +94,9 @@ class FinalLayer(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch sequence hidden"],
         attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
         at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
         """The block's probes in their order, then block_output [batch, sequence, hidden]; arguments as the block's."""
-        probes = self.block(hidden_states, attention_mask, at)
+        probes = self.block(hidden_states, attention_mask, position_ids, at)
         return {**probes, "block_output": self.final_norm(probes["layer_output"])}

@@ -1,10 +1,12 @@
 """What a block and a stack of blocks are made of: frozen values, checked when they are made."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
+
+from export.fields import check_fields, refuse_unknown
+from export.rotary import Rotary
 
 Norm = Literal["none", "layer", "rms"]
 Placement = Literal["pre", "post"]
@@ -41,6 +43,8 @@ class BlockConfig:
         output_bias: Whether W_O has a bias.
         qk_norm: "rms" normalises each head's query and key by RMSNorm with a weight of d_k, which is the same for all
             heads, and norm_eps; Qwen3 does. "none" in most models.
+        rotary: How queries and keys are turned by their positions, after their norm; None where the block knows no
+            positions.
         ffn: "mlp" is act(x·W_1)·W_2; "glu" gates it: (act(x·W_1) ⊙ x·W_3)·W_2 (Shazeer 2020), SwiGLU with silu.
         ffn_bias: Whether all products of the feed-forward have a bias.
         hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact),
@@ -48,8 +52,8 @@ class BlockConfig:
         mask: "bidirectional" lets every position see every other, "causal" only itself and those before it.
 
     Raises:
-        ValueError: A size below 1, an epsilon that is not positive, a word outside its list, or key-value heads that
-            do not divide the heads.
+        ValueError: A size below 1, an epsilon that is not positive, a word outside its list, key-value heads that
+            do not divide the heads, or more rotary dims than head_dim.
     """
 
     hidden_size: int
@@ -67,17 +71,20 @@ class BlockConfig:
     value_bias: bool = True
     output_bias: bool = True
     qk_norm: QueryKeyNorm = "none"
+    rotary: Rotary | None = None
     ffn: FeedForwardKind = "mlp"
     ffn_bias: bool = True
     hidden_act: Activation = "gelu"
     mask: Mask = "bidirectional"
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads must divide the {self.num_attention_heads} heads, got {self.num_key_value_heads}"
             )
+        if self.rotary and self.rotary.dims > self.head_dim:
+            raise ValueError(f"rotary.dims must be at most head_dim {self.head_dim}, got {self.rotary.dims}")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -88,8 +95,11 @@ class BlockConfig:
         Raises:
             ValueError: An unknown or missing field, or a value the block cannot have.
         """
-        _refuse_unknown(cls, fields)
-        return cls(**_with_head_sizes(fields))
+        refuse_unknown(cls, fields)
+        full = _with_head_sizes(fields)
+        if isinstance(rotary := full.get("rotary"), Mapping):
+            full["rotary"] = Rotary.from_dict(rotary, full["head_dim"])
+        return cls(**full)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as the manifest holds it."""
@@ -122,12 +132,17 @@ class StackConfig:
         sizes = sorted({layer.hidden_size for layer in self.layers})
         if len(sizes) > 1:
             raise ValueError(f"layers of one stack must share hidden_size, got {sizes}")
-        _check_fields(self)
+        check_fields(self)
 
     @property
     def hidden_size(self) -> int:
         """D, which all layers share."""
         return self.layers[0].hidden_size
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Positions that every layer has a rotation for; None where no layer turns anything."""
+        return min((layer.rotary.max_position_embeddings for layer in self.layers if layer.rotary), default=None)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -138,7 +153,7 @@ class StackConfig:
         """
         if "layers" not in fields:
             return cls._repeat(fields)
-        _refuse_unknown(cls, fields)
+        refuse_unknown(cls, fields)
         layers = fields["layers"]
         if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
             raise ValueError("layers must be a list of blocks")
@@ -186,30 +201,3 @@ def _with_head_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
     full.setdefault("value_head_dim", full["head_dim"])
     full.setdefault("num_key_value_heads", full["num_attention_heads"])
     return full
-
-
-def _refuse_unknown(cls: type, fields: Mapping[str, Any]) -> None:
-    names = [field.name for field in dataclasses.fields(cls)]
-    for key in fields:
-        if key in names:
-            continue
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-        raise ValueError(f"unknown field {key!r}; the nearest is {near[0]!r}")
-
-
-def _check_fields(config: BlockConfig | StackConfig) -> None:
-    for field in dataclasses.fields(config):
-        _check_field(field.name, field.type, getattr(config, field.name))
-
-
-def _check_field(name: str, kind: Any, value: object) -> None:
-    if get_origin(kind) is Literal and value not in get_args(kind):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
-    if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if kind is float and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")
-    ):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -15,8 +15,8 @@ from torch import nn
 from export import ExportError
 from export.batches import BATCHES, MIN_POSITIONS, Batch, make_masks, pad
 from export.onnx_file import WEIGHTS
-from export.probes import At, TensorSpec, stream
-from export.proof import Accuracy, ParityError, Proof, tolerance
+from export.probes import POSITIONS, At, TensorSpec, stream
+from export.proof import Accuracy, ParityError, Proof, largest, same_bits, tolerance
 from export.sources import Source, TextFront
 from export.trace import Step
 
@@ -35,9 +35,9 @@ DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
 
 @dataclass(slots=True)
 class _Sequence:
-    """One sequence on its way through the layers, on all four roads at once."""
+    """One sequence on its way through the layers, on all four roads at once; `tokens` are its mask and positions."""
 
-    mask: Array
+    tokens: tuple[Array, ...]
     eager32: torch.Tensor
     eager64: torch.Tensor
     alone: Array
@@ -97,13 +97,14 @@ class _Run:
         rows = [generator.standard_normal((len(mask), self.source.hidden_size)).astype(np.float32) for mask in masks]
         # As the server sends it: what is masked is zero.
         rows = [row * mask[:, None].astype(np.float32) for row, mask in zip(rows, masks, strict=True)]
-        sequences = [_start(row, mask) for row, mask in zip(rows, masks, strict=True)]
-        mask = pad(masks)
+        tokens = [(mask, *self._positions(mask, generator)) for mask in masks]
+        sequences = [_start(row, own) for row, own in zip(rows, tokens, strict=True)]
+        padded = [pad(kind) for kind in zip(*tokens, strict=True)]
         hidden = pad(rows)
-        lean = run_graph(self.model, hidden, mask)["block_output"]
+        lean = run_graph(self.model, hidden, *padded)["block_output"]
         answers: list[tuple[Tensors, Tensors]] = []
         for index in range(len(self.layers)):
-            ours = run_graph(self.layers[index], hidden, mask)
+            ours = run_graph(self.layers[index], hidden, *padded)
             answers = self._layer(index, ours, sequences, batch)
             hidden = ours.get("layer_output", hidden)
         chained = ours.get("block_output", hidden)
@@ -112,23 +113,28 @@ class _Run:
         spec = stream("block_output", self.source.hidden_size)
         self._compare("block_output", spec, lean, [(a, b) for a, b in final], masks, batch)
 
+    def _positions(self, mask: Array, generator: np.random.Generator) -> list[Array]:
+        """Where the source's layers turn by position: each token's, any that there are and in any order."""
+        limit = self.source.config and self.source.config.max_position_embeddings
+        return [generator.integers(0, limit, len(mask))] if limit else []
+
     def _layer(
         self, index: int, ours: Tensors, sequences: Sequence[_Sequence], batch: Batch
     ) -> list[tuple[Tensors, Tensors]]:
         layer = self.source.layers[index]
         answers = []
         for row, sequence in enumerate(sequences):
-            mask = sequence.mask[None]
-            eager32 = eager(layer.module, sequence.eager32, mask)
-            eager64 = eager(self.doubles[index], sequence.eager64, mask)
-            alone = run_graph(self.layers[index], sequence.alone, pad([sequence.mask]))
-            self._same_alone(layer.outputs, ours, alone, row, len(sequence.mask))
+            own = [values[None] for values in sequence.tokens]
+            eager32 = eager(layer.module, sequence.eager32, *own)
+            eager64 = eager(self.doubles[index], sequence.eager64, *own)
+            alone = run_graph(self.layers[index], sequence.alone, *(pad([values]) for values in sequence.tokens))
+            self._same_alone(layer.outputs, ours, alone, row, len(sequence.tokens[0]))
             if "layer_output" in eager32:
                 sequence.eager32 = torch.from_numpy(eager32["layer_output"])
                 sequence.eager64 = torch.from_numpy(eager64["layer_output"])
                 sequence.alone = alone["layer_output"]
             answers.append((eager32, eager64))
-        masks = [sequence.mask for sequence in sequences]
+        masks = [sequence.tokens[0] for sequence in sequences]
         for spec in layer.outputs:
             name = spec.name if spec.name == "block_output" else f"layers.{index}.{spec.name}"
             pairs = [(first[spec.name], second[spec.name]) for first, second in answers]
@@ -177,9 +183,9 @@ def _sentence(name: str, batch: Batch, row: int, error: Array, bound: Array, *, 
     return sentence
 
 
-def _start(row: Array, mask: Array) -> _Sequence:
+def _start(row: Array, tokens: tuple[Array, ...]) -> _Sequence:
     tensor = torch.from_numpy(row)[None]
-    return _Sequence(mask, tensor, tensor.double(), pad([row]))
+    return _Sequence(tokens, tensor, tensor.double(), pad([row]))
 
 
 def cut(spec: TensorSpec, row: Array, keep: Array) -> Array:
@@ -190,16 +196,6 @@ def cut(spec: TensorSpec, row: Array, keep: Array) -> Array:
     return row
 
 
-def largest(error: Array) -> float:
-    """max|error|, 0 where there is nothing to compare, NaN where there is a NaN."""
-    return float(np.max(np.abs(error), initial=0.0))
-
-
-def same_bits(first: Array, second: Array) -> bool:
-    """Whether two float32 arrays are equal to the last bit, NaN and the sign of zero included."""
-    return first.tobytes() == second.tobytes()
-
-
 def _clip(truth: Array) -> Array:
     """float64 in float32's range: a masked score is the dtype's own minimum on both sides."""
     limit = float(np.finfo(np.float32).max)
@@ -207,10 +203,17 @@ def _clip(truth: Array) -> Array:
     return clipped
 
 
-def eager(module: nn.Module, hidden_states: torch.Tensor, attention_mask: Array, *at: At) -> Tensors:
-    """A layer's answer by PyTorch, eager, as numpy arrays; `at` changes probes on the way."""
+def eager(module: nn.Module, hidden_states: torch.Tensor, *tokens: Array, **at: At) -> Tensors:
+    """A layer's answer by PyTorch, eager, as numpy arrays.
+
+    Args:
+        module: The layer.
+        hidden_states: What enters it.
+        tokens: attention_mask, and position_ids if it is to have some.
+        at: `at`, which changes probes on the way.
+    """
     with torch.inference_mode():
-        answer: Mapping[str, torch.Tensor] = module(hidden_states, torch.from_numpy(attention_mask), *at)
+        answer: Mapping[str, torch.Tensor] = module(hidden_states, *map(torch.from_numpy, tokens), **at)
     return {name: tensor.numpy() for name, tensor in answer.items()}
 
 
@@ -226,8 +229,17 @@ def open_graph(path: Path, data: bytes) -> Any:
     )
 
 
-def run_graph(session: Any, hidden_states: Array, attention_mask: Array, more: Mapping[str, Array] = {}) -> Tensors:
-    """All outputs of a graph, by name; `more` are optional inputs."""
+def run_graph(session: Any, hidden_states: Array, *tokens: Array, more: Mapping[str, Array] = {}) -> Tensors:
+    """All outputs of a graph, by name.
+
+    Args:
+        session: Of the graph.
+        hidden_states: What enters it.
+        tokens: attention_mask and, where the graph takes them, position_ids; without them 0, 1, 2 and so on.
+        more: Optional inputs.
+    """
     names = [output.name for output in session.get_outputs()]
-    feeds = {"hidden_states": hidden_states, "attention_mask": attention_mask, **more}
+    feeds = {"hidden_states": hidden_states, **dict(zip(("attention_mask", POSITIONS), tokens, strict=False)), **more}
+    if POSITIONS not in feeds and POSITIONS in {value.name for value in session.get_inputs()}:
+        feeds[POSITIONS] = np.broadcast_to(np.arange(hidden_states.shape[1]), hidden_states.shape[:2])
     return dict(zip(names, session.run(names, feeds), strict=True))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.parity import Array, Tensors, cut, eager, largest, open_graph, run_graph, same_bits
+from export.parity import Array, Tensors, cut, eager, open_graph, run_graph
 from export.probes import sites
-from export.proof import ParityError, Proof, tolerance
+from export.proof import ParityError, Proof, largest, same_bits, tolerance
 from export.sources import Layer, Source
 from export.trace import editable_graph, layer_graph
 
@@ -35,9 +35,9 @@ def prove_overrides(source: Source, folder: Path, weights: bytes, proof: Proof) 
             flags = np.arange(len(sites(layer.outputs))) == number
             feeds = {"overridden": flags, f"override_{site.name}": _half(plain[site.name])}
             at = partial(_halve, site.name)
-            eager32 = eager(layer.module, torch.from_numpy(hidden), _MASK, at)
-            eager64 = eager(double, torch.from_numpy(hidden).double(), _MASK, at)
-            if not _equal(layer, run_graph(graphs[1], hidden, _MASK, feeds), eager32, eager64):
+            eager32 = eager(layer.module, torch.from_numpy(hidden), _MASK, at=at)
+            eager64 = eager(double, torch.from_numpy(hidden).double(), _MASK, at=at)
+            if not _equal(layer, run_graph(graphs[1], hidden, _MASK, more=feeds), eager32, eager64):
                 raise ParityError(f"layers.{index}.{site.name} overridden does not go on as in PyTorch", proof)
             proof.overridden_sites += 1
 

@@ -51,6 +51,7 @@ def load(folder: Path, model: Model, layers: str | None = None, reference: str |
         layers=stack_layers(stack, first),
         hidden_size=stack.config.hidden_size,
         config=stack.config,
+        max_sequence_length=stack.config.max_position_embeddings,
         files={name: file_sha256(folder / name) for name in read},
         text=text,
     )

@@ -36,11 +36,11 @@ class _Weights:
         return np.asarray(scaled * self._state[f"{name}.weight"])
 
 
-def block(config: Any, state: Mapping[str, Array], x: Array, mask: Array) -> dict[str, Array]:
-    """Every probe of one sequence: x [sequence, hidden], mask [sequence], 1 = attend; no batch axis anywhere."""
+def block(config: Any, state: Mapping[str, Array], x: Array, mask: Array, positions: Array) -> dict[str, Array]:
+    """Every probe of one sequence: x [sequence, hidden], mask (1 = attend) and positions [sequence]; no batch axis."""
     weights, pre = _Weights(config, state), config.placement == "pre"
     found = {"layer_input": x, "attention_input": weights.norm(x, "attention_norm") if pre else x}
-    _project(config, weights, found)
+    _project(config, weights, found, positions)
     _attend(config, found, mask)
     found["attention_output"] = weights.affine(found["context"].reshape(len(x), -1), "attention", "O")
     found["resid_mid"] = x + found["attention_output"]
@@ -51,14 +51,45 @@ def block(config: Any, state: Mapping[str, Array], x: Array, mask: Array) -> dic
     return found
 
 
-def _project(config: Any, weights: _Weights, found: dict[str, Array]) -> None:
+def _project(config: Any, weights: _Weights, found: dict[str, Array], positions: Array) -> None:
+    rows = found["attention_input"]
+    query, key, value = (weights.affine(rows, "attention", letter) for letter in "QKV")
     heads, shared = config.num_attention_heads, config.num_key_value_heads
-    for name, count, size in (("query", heads, config.head_dim), ("key", shared, config.head_dim),
-                              ("value", shared, config.value_head_dim)):  # fmt: skip
-        rows = weights.affine(found["attention_input"], "attention", name[0].upper())
-        found[name] = rows.reshape(len(rows), count, size)
-        if config.qk_norm == "rms" and name != "value":
-            found[name] = weights.rms(found[name], f"attention.{name}_norm")
+    found["query"] = query.reshape(len(rows), heads, config.head_dim)
+    found["key"] = key.reshape(len(rows), shared, config.head_dim)
+    if config.qk_norm == "rms":
+        found |= {name: weights.rms(found[name], f"attention.{name}_norm") for name in ("query", "key")}
+    if config.rotary:
+        for name in ("query", "key"):
+            found[f"{name}_unrotated"] = found.pop(name)
+        for name in ("query", "key"):
+            found[name] = np.stack(
+                [_turn(config.rotary, *one) for one in zip(found[f"{name}_unrotated"], positions, strict=True)]
+            )
+    found["value"] = value.reshape(len(rows), shared, config.value_head_dim)
+
+
+def _turn(rotary: Any, heads: Array, position: int) -> Array:
+    """One position's heads [head, head_dim], each pair a complex number that is multiplied by e^(i·angle)."""
+    frequencies = np.array([_frequency(rotary, pair) for pair in range(rotary.dims // 2)], np.float32)
+    turns = np.exp(1j * (np.float32(position) * frequencies).astype(np.float64))
+    left, right = np.arange(rotary.dims).reshape(2, -1)  # number i with i + dims/2
+    if rotary.pairs == "interleaved":
+        left, right = left * 2, left * 2 + 1
+    turned, answer = (heads[:, left] + 1j * heads[:, right]) * turns, heads.copy()
+    answer[:, left], answer[:, right] = turned.real, turned.imag
+    return answer
+
+
+def _frequency(rotary: Any, pair: int) -> float:
+    plain = rotary.theta ** (-2 * pair / rotary.dims)
+    if rotary.scaling == "none":
+        return float(plain)
+    if rotary.scaling == "linear":
+        return float(plain / rotary.factor)
+    turns = rotary.original_max_position_embeddings * plain / (2 * math.pi)  # in the original length
+    share = np.clip((turns - rotary.low_freq_factor) / (rotary.high_freq_factor - rotary.low_freq_factor), 0, 1)
+    return float(share * plain + (1 - share) * plain / rotary.factor)
 
 
 def _attend(config: Any, found: dict[str, Array], mask: Array) -> None:
