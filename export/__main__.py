@@ -55,6 +55,7 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     norm: Annotated[str | None, _option("none, layer or rms.", _SHAPE)] = None,
     norm_eps: Annotated[float | None, _option("The norm's epsilon; 1e-5.", _SHAPE)] = None,
     placement: Annotated[str | None, _option("pre or post.", _SHAPE)] = None,
+    parallel: Annotated[str | None, _option("none, one_norm or two_norms.", _SHAPE)] = None,
     qk_norm: Annotated[str | None, _option("Of queries and keys: none or rms.", _SHAPE)] = None,
     ffn: Annotated[str | None, _option("mlp or glu.", _SHAPE)] = None,
     hidden_act: Annotated[str | None, _option("relu, gelu, gelu_tanh, quick_gelu or silu.", _SHAPE)] = None,

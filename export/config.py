@@ -14,6 +14,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
 FeedForwardKind = Literal["mlp", "glu"]
 QueryKeyNorm = Literal["none", "rms"]
 Mask = Literal["bidirectional", "causal"]
+Parallel = Literal["none", "one_norm", "two_norms"]
 # What the state dict of a PyTorch encoder does not tell.
 TOLD = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
 
@@ -37,6 +38,9 @@ class BlockConfig:
         norm_bias: Whether LayerNorm adds a bias; PyTorch's bias=False takes it away, and RMSNorm never has one.
         placement: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each part
             (Xiong et al. 2020). Without a norm both are the same.
+        parallel: "none" gives the feed-forward what attention has added to; else both see the block's own input and
+            are added at once: each through its own norm ("two_norms", GPT-NeoX) or both through attention's
+            ("one_norm", GPT-J). Pre-norm only.
         query_bias: Whether W_Q has a bias; like the next four a switch of its own, because families differ in each.
         key_bias: Whether W_K has a bias; Whisper and BEiT leave this one out.
         value_bias: Whether W_V has a bias.
@@ -53,7 +57,8 @@ class BlockConfig:
 
     Raises:
         ValueError: A size below 1, an epsilon that is not positive, a word outside its list, key-value heads that
-            do not divide the heads, or more rotary dims than head_dim.
+            do not divide the heads, more rotary dims than head_dim, or a
+            parallel block that is not pre-norm.
     """
 
     hidden_size: int
@@ -66,6 +71,7 @@ class BlockConfig:
     norm_eps: float = 1e-5
     norm_bias: bool = True
     placement: Placement = "pre"
+    parallel: Parallel = "none"
     query_bias: bool = True
     key_bias: bool = True
     value_bias: bool = True
@@ -83,6 +89,8 @@ class BlockConfig:
             raise ValueError(
                 f"num_key_value_heads must divide the {self.num_attention_heads} heads, got {self.num_key_value_heads}"
             )
+        if self.parallel != "none" and self.placement != "pre":
+            raise ValueError(f"parallel {self.parallel} goes with placement pre, got {self.placement!r}")
         if self.rotary and self.rotary.dims > self.head_dim:
             raise ValueError(f"rotary.dims must be at most head_dim {self.head_dim}, got {self.rotary.dims}")
 

@@ -14,7 +14,7 @@ from export.sources.families import read_model
 
 _SHAPE = (
     "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "value_head_dim", "intermediate_size",
-    "num_layers", "norm", "norm_eps", "placement", "qk_norm", "ffn", "hidden_act", "mask", "final_norm",
+    "num_layers", "norm", "norm_eps", "placement", "parallel", "qk_norm", "ffn", "hidden_act", "mask", "final_norm",
     "final_norm_eps",
 )  # fmt: skip
 _BIASES = ("norm_bias", "query_bias", "key_bias", "value_bias", "output_bias", "ffn_bias", "final_norm_bias")
@@ -43,6 +43,7 @@ class Options:
     norm: str | None = None
     norm_eps: float | None = None
     placement: str | None = None
+    parallel: str | None = None
     qk_norm: str | None = None
     ffn: str | None = None
     hidden_act: str | None = None

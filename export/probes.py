@@ -103,7 +103,7 @@ def block_probes(config: BlockConfig) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(name, "float32", axes, _shape(axes, shared if name in _PER_KEY_VALUE_HEAD else sizes))
         for name, axes in _AXES.items()
-        if config.rotary or name not in _OF_ROTARY
+        if (config.rotary or name not in _OF_ROTARY) and (config.parallel == "none" or name != "resid_mid")
     )
 
 

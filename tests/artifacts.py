@@ -151,7 +151,13 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     ),
     "rotary": _rotary,
     "causal-final-norm": _random(
-        hidden_size=32, num_attention_heads=2, intermediate_size=64, num_layers=2, mask="causal", final_norm="layer"
+        hidden_size=32,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_layers=2,
+        mask="causal",
+        final_norm="layer",
+        parallel="one_norm",
     ),
 }
 

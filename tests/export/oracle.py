@@ -43,10 +43,14 @@ def block(config: Any, state: Mapping[str, Array], x: Array, mask: Array, positi
     _project(config, weights, found, positions)
     _attend(config, found, mask)
     found["attention_output"] = weights.affine(found["context"].reshape(len(x), -1), "attention", "O")
-    found["resid_mid"] = x + found["attention_output"]
-    found["ffn_input"] = weights.norm(found["resid_mid"], "ffn_norm" if pre else "attention_norm")
+    stream = x + found["attention_output"]
+    if config.parallel == "none":
+        found["resid_mid"] = stream
+        found["ffn_input"] = weights.norm(stream, "ffn_norm" if pre else "attention_norm")
+    else:
+        found["ffn_input"] = weights.norm(x, "ffn_norm" if config.parallel == "two_norms" else "attention_norm")
     _feed_forward(config, weights, found)
-    found["resid_post"] = (found["resid_mid"] if pre else found["ffn_input"]) + found["ffn_output"]
+    found["resid_post"] = (stream if pre else found["ffn_input"]) + found["ffn_output"]
     found["layer_output"] = found["resid_post"] if pre else weights.norm(found["resid_post"], "ffn_norm")
     return found
 

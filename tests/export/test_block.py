@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.block import Stack, TransformerBlock
-from export.config import BlockConfig, StackConfig
+from export.config import BlockConfig, Parallel, Placement, StackConfig
 from export.probes import block_probes, layer_outputs
 from export.proof import tolerance
 from export.rotary import Rotary
@@ -186,10 +186,19 @@ rotaries = st.builds(
 )
 
 
-def some_block(shared: int, group: int, rotary: Rotary | None, head_dim: int, **fields: Any) -> BlockConfig:
+def some_block(
+    shared: int,
+    group: int,
+    rotary: Rotary | None,
+    head_dim: int,
+    placement: Placement,
+    parallel: Parallel,
+    **fields: Any,
+) -> BlockConfig:
     fits = rotary if rotary and rotary.dims <= head_dim else None
     heads: dict[str, Any] = {"num_attention_heads": shared * group, "num_key_value_heads": shared, "head_dim": head_dim}
-    return BlockConfig(rotary=fits, **heads, **fields)
+    residual: dict[str, Any] = {"placement": placement, "parallel": parallel if placement == "pre" else "none"}
+    return BlockConfig(rotary=fits, **heads, **residual, **fields)
 
 
 configs = st.builds(
@@ -204,6 +213,7 @@ configs = st.builds(
     norm_eps=st.sampled_from((1e-12, 1e-5, 0.1)),
     norm_bias=st.booleans(),
     placement=st.sampled_from(("pre", "post")),
+    parallel=st.sampled_from(("none", "one_norm", "two_norms")),
     query_bias=st.booleans(),
     key_bias=st.booleans(),
     value_bias=st.booleans(),
@@ -263,7 +273,8 @@ with install_import_hook([f"export.{part}" for part in parts], "beartype.beartyp
 fields = {"hidden_size": 6, "num_attention_heads": 2, "head_dim": 130, "value_head_dim": 5, "intermediate_size": 7}
 rotary = {"rotary": {"max_position_embeddings": 9, "dims": 4}}
 grouped = {**rotary, "num_key_value_heads": 1, "norm": "rms", "qk_norm": "rms", "ffn": "glu", "final_norm": "rms"}
-for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}, grouped):
+parallel = {"parallel": "one_norm"}
+for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}, grouped, parallel):
     source = random.load(StackConfig.from_dict({**fields, "num_layers": 2, **more}))
     x, mask = torch.randn(3, 4, 6), torch.ones(3, 4, dtype=torch.int64)
     assert source.model(x, mask).shape == x.shape

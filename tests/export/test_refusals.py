@@ -111,6 +111,7 @@ REFUSALS = [
     ("--source random --layers 0:1", "--layers does not go with --source random"),
     ("x --source random", "FROM does not go with --source random"),
     (f"{RANDOM} --norm root", "norm must be one of none, layer, rms; got 'root'"),
+    (f"{RANDOM} --placement post --parallel one_norm", "parallel one_norm goes with placement pre, got 'post'"),
     (f"{RANDOM} --num-key-value-heads 3", "num_key_value_heads must divide the 2 heads, got 3"),
     (f"{RANDOM} --num-layers 0", "num_layers must be an integer of at least 1, got 0"),
     (f"{RANDOM} --hidden-size 9", "hidden_size 9 does not divide into 2 heads; give head_dim"),
