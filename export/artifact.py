@@ -64,7 +64,7 @@ def _manifest(source: Source, place: Place, proof: Proof, folder: Path) -> dict[
         "hidden_size": source.hidden_size,
         "num_attention_heads": source.num_attention_heads,
         "config": source.config.to_dict() if source.config else None,
-        "inputs": [spec.to_dict() for spec in probes.inputs(source.hidden_size)],
+        "inputs": [spec.to_dict() for spec in source.inputs],
         "outputs": [probes.stream("block_output", source.hidden_size).to_dict()],
         "aliases": probes.aliases(source.config),
         "layers": _layers(source),

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from export.config import BlockConfig, Mask
 from export.linear import linear, matrix, vector
+from export.norm import make_norm
+from export.position import rotate, rotations
 from export.probes import At, computed
 
 # onnxruntime's CPU product splits sums longer than this in a way that depends on the padded length; chunks of this
@@ -16,46 +18,62 @@ MAX_SUM = 128
 
 
 class Attention(nn.Module):
-    """softmax(q·kᵀ / √d_k)·v for each head, heads concatenated times W_O (Vaswani et al. 2017, section 3.2)."""
+    """softmax(q·kᵀ / √d_k)·v for each head, heads concatenated times W_O (Vaswani et al. 2017, section 3.2).
+
+    Heads may share keys and values, and queries and keys may have a norm of their own.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        hidden, heads = config.hidden_size, config.num_attention_heads
-        self.heads, self.mask = heads, config.mask
+        hidden, heads, shared = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        self.heads, self.key_value_heads, self.mask, self.rotary = heads, shared, config.mask, config.rotary
         self.W_Q = matrix(hidden, heads * config.head_dim)
         self.b_Q = vector(heads * config.head_dim, present=config.query_bias)
-        self.W_K = matrix(hidden, heads * config.head_dim)
-        self.b_K = vector(heads * config.head_dim, present=config.key_bias)
-        self.W_V = matrix(hidden, heads * config.value_head_dim)
-        self.b_V = vector(heads * config.value_head_dim, present=config.value_bias)
+        self.W_K = matrix(hidden, shared * config.head_dim)
+        self.b_K = vector(shared * config.head_dim, present=config.key_bias)
+        self.W_V = matrix(hidden, shared * config.value_head_dim)
+        self.b_V = vector(shared * config.value_head_dim, present=config.value_bias)
         self.W_O = matrix(heads * config.value_head_dim, hidden)
         self.b_O = vector(hidden, present=config.output_bias)
+        self.query_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
+        self.key_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
+        if self.rotary:
+            rotations(self.rotary, torch.float32)  # made here, because tensors that a trace makes belong to it
 
     def forward(
         self,
         x: Float[Tensor, "batch sequence hidden"],
         attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
         at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
-        """The probes query to attention_output of export/probes.py, in its order.
+        """The probes between attention_input and resid_mid of export/probes.py, in its order.
 
         Args:
             x: What W_Q, W_K and W_V see, float.
             attention_mask: int64, 1 = attend, 0 = this key is hidden from every query.
+            position_ids: int64, by which rotary queries and keys are turned; None: 0, 1, 2 and so on.
             at: What each probe is to be, from its name and what was computed.
         """
-        query = at("query", self._split(linear(x, self.W_Q, self.b_Q)))
-        key = at("key", self._split(linear(x, self.W_K, self.b_K)))
-        value = at("value", self._split(linear(x, self.W_V, self.b_V)))
+        query = self.query_norm(split(linear(x, self.W_Q, self.b_Q), self.heads))
+        key = self.key_norm(split(linear(x, self.W_K, self.b_K), self.key_value_heads))
+        unrotated = {}
+        if self.rotary:
+            unrotated = {"query_unrotated": at("query_unrotated", query), "key_unrotated": at("key_unrotated", key)}
+            positions = count_up(x) if position_ids is None else position_ids
+            query, key = (rotate(tensor, positions, self.rotary) for tensor in unrotated.values())
+        query, key = at("query", query), at("key", key)
+        value = at("value", split(linear(x, self.W_V, self.b_V), self.key_value_heads))
         allowed = visible(attention_mask, self.mask)
         # A sum and a product, computed in place; onnxruntime's Where takes three maps more (docs/decisions/0035).
         # The dtype's minimum and not -inf: a row with nothing to attend to stays finite, and no NaN can arise.
         hiding = torch.where(allowed, query.new_zeros(()), torch.finfo(query.dtype).min)
-        scores = at("attention_scores", scaled_scores(query, key) + hiding)
+        scores = at("attention_scores", scaled_scores(query, repeat_heads(key, self.heads)) + hiding)
         # After that softmax such a row is uniform; it must be all zero, as nothing was attended to.
         weights = at("attention_weights", torch.softmax(scores, dim=-1) * allowed)
-        context = at("context", (weights @ value.transpose(1, 2)).transpose(1, 2))
+        context = at("context", (weights @ repeat_heads(value, self.heads).transpose(1, 2)).transpose(1, 2))
         return {
+            **unrotated,
             "query": query,
             "key": key,
             "value": value,
@@ -65,8 +83,23 @@ class Attention(nn.Module):
             "attention_output": at("attention_output", linear(context.flatten(2), self.W_O, self.b_O)),
         }
 
-    def _split(self, x: Float[Tensor, "batch sequence _"]) -> Float[Tensor, "batch sequence head _"]:
-        return x.reshape(*x.shape[:2], self.heads, -1)
+
+def count_up(x: Float[Tensor, "batch sequence hidden"]) -> Int[Tensor, "1 sequence"]:
+    """Positions where none are given: 0, 1, 2 and so on."""
+    return torch.arange(x.shape[1], device=x.device)[None]
+
+
+def split(x: Float[Tensor, "batch sequence _"], heads: int) -> Float[Tensor, "batch sequence {heads} _"]:
+    """The heads that lie side by side in x, each on its own."""
+    return x.reshape(*x.shape[:2], heads, -1)
+
+
+def repeat_heads(x: Float[Tensor, "batch sequence _ size"], heads: int) -> Float[Tensor, "batch sequence {heads} size"]:
+    """A key or value for each head: those of one key-value head are for `heads` / key-value heads in a row."""
+    shared = x.shape[2]
+    if shared == heads:
+        return x
+    return x[:, :, :, None].expand(-1, -1, -1, heads // shared, -1).flatten(2, 3)
 
 
 def scaled_scores(

@@ -13,21 +13,24 @@ from export.probes import At, computed
 class TransformerBlock(nn.Module):
     """Attention and feed-forward, each added to the residual stream, normed before (pre) or after the sum (post).
 
-    Sources: Vaswani et al. 2017 (arXiv:1706.03762) for post, Xiong et al. 2020 (arXiv:2002.04745) for pre.
+    Sources: Vaswani et al. 2017 (arXiv:1706.03762) for post, Xiong et al. 2020 (arXiv:2002.04745) for pre, Wang and
+    Komatsuzaki 2021 (GPT-J) and Black et al. 2022 (arXiv:2204.06745) for parallel.
     """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.pre = config.placement == "pre"
+        self.pre, self.parallel = config.placement == "pre", config.parallel
         self.attention_norm = make_norm(config.norm, config.hidden_size, config.norm_eps, bias=config.norm_bias)
         self.attention = Attention(config)
-        self.ffn_norm = make_norm(config.norm, config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        own = "none" if config.parallel == "one_norm" else config.norm
+        self.ffn_norm = make_norm(own, config.hidden_size, config.norm_eps, bias=config.norm_bias)
         self.feed_forward = FeedForward(config)
 
     def forward(
         self,
         hidden_states: Float[Tensor, "batch sequence hidden"],
         attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
         at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
         """Every probe of export/probes.py, in its order; `layer_output` is the block's answer.
@@ -35,25 +38,24 @@ class TransformerBlock(nn.Module):
         Args:
             hidden_states: What enters the block, float32 (float64 when the block is, for the oracle).
             attention_mask: int64, 1 = attend, 0 = hidden as a key.
+            position_ids: int64, for rotary positions; None: 0, 1, 2 and so on, whatever the mask.
             at: What each probe but `layer_input` is to be, from its name and what was computed; what follows sees it.
         """
         attention_input = at("attention_input", self.attention_norm(hidden_states) if self.pre else hidden_states)
-        attention = self.attention(attention_input, attention_mask, at)
-        resid_mid = at("resid_mid", hidden_states + attention["attention_output"])
-        ffn_input = at("ffn_input", self.ffn_norm(resid_mid) if self.pre else self.attention_norm(resid_mid))
+        attention = self.attention(attention_input, attention_mask, position_ids, at)
+        found = {"layer_input": hidden_states, "attention_input": attention_input, **attention}
+        if self.parallel == "none":
+            stream = found["resid_mid"] = at("resid_mid", hidden_states + attention["attention_output"])
+            ffn_input = at("ffn_input", self.ffn_norm(stream) if self.pre else self.attention_norm(stream))
+        else:
+            stream = hidden_states + attention["attention_output"]  # nobody sees it before the feed-forward is added
+            own = attention_input if self.parallel == "one_norm" else hidden_states
+            ffn_input = at("ffn_input", self.ffn_norm(own))
         ffn = self.feed_forward(ffn_input, at)
         # Post-norm's residual stream is the normed one: its norm stands on the stream, not beside it.
-        resid_post = at("resid_post", (resid_mid if self.pre else ffn_input) + ffn["ffn_output"])
-        return {
-            "layer_input": hidden_states,
-            "attention_input": attention_input,
-            **attention,
-            "resid_mid": resid_mid,
-            "ffn_input": ffn_input,
-            **ffn,
-            "resid_post": resid_post,
-            "layer_output": at("layer_output", resid_post if self.pre else self.ffn_norm(resid_post)),
-        }
+        resid_post = at("resid_post", (stream if self.pre else ffn_input) + ffn["ffn_output"])
+        layer_output = at("layer_output", resid_post if self.pre else self.ffn_norm(resid_post))
+        return {**found, "ffn_input": ffn_input, **ffn, "resid_post": resid_post, "layer_output": layer_output}
 
 
 class Stack(nn.Module):
@@ -68,11 +70,14 @@ class Stack(nn.Module):
         )
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch sequence hidden"], attention_mask: Int[Tensor, "batch sequence"]
+        self,
+        hidden_states: Float[Tensor, "batch sequence hidden"],
+        attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
     ) -> Float[Tensor, "batch sequence hidden"]:
         """block_output: the last layer's output, after the final norm; arguments as the block's."""
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask)["layer_output"]
+            hidden_states = layer(hidden_states, attention_mask, position_ids)["layer_output"]
         block_output: Tensor = self.final_norm(hidden_states)
         return block_output
 
@@ -89,8 +94,9 @@ class FinalLayer(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch sequence hidden"],
         attention_mask: Int[Tensor, "batch sequence"],
+        position_ids: Int[Tensor, "batch sequence"] | None = None,
         at: At = computed,
     ) -> dict[str, Float[Tensor, "batch _ ..."]]:
         """The block's probes in their order, then block_output [batch, sequence, hidden]; arguments as the block's."""
-        probes = self.block(hidden_states, attention_mask, at)
+        probes = self.block(hidden_states, attention_mask, position_ids, at)
         return {**probes, "block_output": self.final_norm(probes["layer_output"])}

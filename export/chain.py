@@ -12,7 +12,7 @@ FINAL_OUTPUT = "block_output"
 
 
 def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
-    """The whole stack as one graph: hidden_states, attention_mask → block_output.
+    """The whole stack as one graph: the graphs' inputs → block_output.
 
     Each layer's layer_output is the next one's hidden_states; the last one's block_output, or its layer_output where no
     final norm makes one, is the answer. Composing is faster than tracing the stack again, and lean and layers have the
@@ -24,10 +24,10 @@ def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
     whole = layers[0].clone()
     stream = _take_output(whole.graph, final=len(layers) == 1)
     _number(whole.graph, 0)
-    attention_mask = whole.graph.inputs[1]
+    others = tuple(whole.graph.inputs)[1:]
     for index, layer in enumerate(layers[1:], start=1):
         graph = layer.clone().graph
-        replace_all_uses_with(tuple(graph.inputs), (stream, attention_mask))
+        replace_all_uses_with(tuple(graph.inputs), (stream, *others))
         stream = _take_output(graph, final=index == len(layers) - 1)
         _number(graph, index)
         _move(graph, whole.graph)

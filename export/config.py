@@ -1,15 +1,20 @@
 """What a block and a stack of blocks are made of: frozen values, checked when they are made."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
 
-Norm = Literal["none", "layer"]
+from export.fields import check_fields, refuse_unknown
+from export.rotary import Rotary
+
+Norm = Literal["none", "layer", "rms"]
 Placement = Literal["pre", "post"]
-Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
+FeedForwardKind = Literal["mlp", "glu"]
+QueryKeyNorm = Literal["none", "rms"]
 Mask = Literal["bidirectional", "causal"]
+Parallel = Literal["none", "one_norm", "two_norms"]
 # What the state dict of a PyTorch encoder does not tell.
 TOLD = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
 
@@ -21,29 +26,44 @@ class BlockConfig:
     Attributes:
         hidden_size: D, the width of the residual stream; every tensor between blocks has it.
         num_attention_heads: H, how many attention patterns a block computes side by side.
+        num_key_value_heads: How many keys and values these heads share; H in the original, fewer with grouped queries
+            (Ainslie et al. 2023, arXiv:2305.13245), where head h attends to key-value head h // (H / this). Divides H.
         head_dim: d_k, the width of a query and a key. Its root scales the scores. D/H in most models, free here.
         value_head_dim: d_v, the width of a value. Free of d_k, because only W_O has to bring H·d_v back to D.
         intermediate_size: F, the width between the feed-forward's two products; usually 4·D.
-        norm: "none" is the textbook's bare formulas; "layer" is LayerNorm (Ba et al. 2016).
-        norm_eps: Added to the variance so that a constant row does not divide by zero; 1e-12 in BERT, 1e-5 in PyTorch.
-        norm_bias: Whether LayerNorm adds a bias; PyTorch's bias=False takes it away.
+        norm: "none" is the textbook's bare formulas; "layer" is LayerNorm (Ba et al. 2016); "rms" is RMSNorm, which
+            subtracts no mean (Zhang & Sennrich 2019).
+        norm_eps: Added to the variance, or the mean square, so that no row divides by zero; 1e-12 in BERT, 1e-5 in
+            PyTorch.
+        norm_bias: Whether LayerNorm adds a bias; PyTorch's bias=False takes it away, and RMSNorm never has one.
         placement: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each part
             (Xiong et al. 2020). Without a norm both are the same.
+        parallel: "none" gives the feed-forward what attention has added to; else both see the block's own input and
+            are added at once: each through its own norm ("two_norms", GPT-NeoX) or both through attention's
+            ("one_norm", GPT-J). Pre-norm only.
         query_bias: Whether W_Q has a bias; like the next four a switch of its own, because families differ in each.
         key_bias: Whether W_K has a bias; Whisper and BEiT leave this one out.
         value_bias: Whether W_V has a bias.
         output_bias: Whether W_O has a bias.
-        ffn_bias: Whether both products of the feed-forward have a bias.
-        hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact) or
-            "quick_gelu" (CLIP's, 2e-2 away).
+        qk_norm: "rms" normalises each head's query and key by RMSNorm with a weight of d_k, which is the same for all
+            heads, and norm_eps; Qwen3 does. "none" in most models.
+        rotary: How queries and keys are turned by their positions, after their norm; None where the block knows no
+            positions.
+        ffn: "mlp" is act(x·W_1)·W_2; "glu" gates it: (act(x·W_1) ⊙ x·W_3)·W_2 (Shazeer 2020), SwiGLU with silu.
+        ffn_bias: Whether all products of the feed-forward have a bias.
+        hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact),
+            "quick_gelu" (CLIP's, 2e-2 away) or "silu" (x·σ(x), also called swish).
         mask: "bidirectional" lets every position see every other, "causal" only itself and those before it.
 
     Raises:
-        ValueError: A size below 1, an epsilon that is not positive, or a word outside its list.
+        ValueError: A size below 1, an epsilon that is not positive, a word outside its list, key-value heads that
+            do not divide the heads, more rotary dims than head_dim, or a
+            parallel block that is not pre-norm.
     """
 
     hidden_size: int
     num_attention_heads: int
+    num_key_value_heads: int
     head_dim: int
     value_head_dim: int
     intermediate_size: int
@@ -51,26 +71,43 @@ class BlockConfig:
     norm_eps: float = 1e-5
     norm_bias: bool = True
     placement: Placement = "pre"
+    parallel: Parallel = "none"
     query_bias: bool = True
     key_bias: bool = True
     value_bias: bool = True
     output_bias: bool = True
+    qk_norm: QueryKeyNorm = "none"
+    rotary: Rotary | None = None
+    ffn: FeedForwardKind = "mlp"
     ffn_bias: bool = True
     hidden_act: Activation = "gelu"
     mask: Mask = "bidirectional"
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads must divide the {self.num_attention_heads} heads, got {self.num_key_value_heads}"
+            )
+        if self.parallel != "none" and self.placement != "pre":
+            raise ValueError(f"parallel {self.parallel} goes with placement pre, got {self.placement!r}")
+        if self.rotary and self.rotary.dims > self.head_dim:
+            raise ValueError(f"rotary.dims must be at most head_dim {self.head_dim}, got {self.rotary.dims}")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A block from JSON's words; head_dim may be left out (hidden_size / heads), and value_head_dim (head_dim).
+        """A block from JSON's words; what may be left out is derived.
+
+        That is num_key_value_heads (num_attention_heads), head_dim (hidden_size / heads) and value_head_dim (head_dim).
 
         Raises:
             ValueError: An unknown or missing field, or a value the block cannot have.
         """
-        _refuse_unknown(cls, fields)
-        return cls(**_with_head_sizes(fields))
+        refuse_unknown(cls, fields)
+        full = _with_head_sizes(fields)
+        if isinstance(rotary := full.get("rotary"), Mapping):
+            full["rotary"] = Rotary.from_dict(rotary, full["head_dim"])
+        return cls(**full)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as the manifest holds it."""
@@ -83,9 +120,10 @@ class StackConfig:
 
     Attributes:
         layers: The blocks in order. They may differ in everything but hidden_size.
-        final_norm: "layer" where the source normalises the last block's output (pre-norm models do), else "none".
+        final_norm: "layer" or "rms" where the source normalises the last block's output (pre-norm models do), else
+            "none".
         final_norm_eps: The final norm's own epsilon: some sources differ from their blocks here.
-        final_norm_bias: Whether the final norm adds a bias.
+        final_norm_bias: Whether the final norm adds a bias, if it is a LayerNorm.
 
     Raises:
         ValueError: No layers, layers of different hidden_size, or a value of the wrong kind.
@@ -102,12 +140,17 @@ class StackConfig:
         sizes = sorted({layer.hidden_size for layer in self.layers})
         if len(sizes) > 1:
             raise ValueError(f"layers of one stack must share hidden_size, got {sizes}")
-        _check_fields(self)
+        check_fields(self)
 
     @property
     def hidden_size(self) -> int:
         """D, which all layers share."""
         return self.layers[0].hidden_size
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Positions that every layer has a rotation for; None where no layer turns anything."""
+        return min((layer.rotary.max_position_embeddings for layer in self.layers if layer.rotary), default=None)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -118,7 +161,7 @@ class StackConfig:
         """
         if "layers" not in fields:
             return cls._repeat(fields)
-        _refuse_unknown(cls, fields)
+        refuse_unknown(cls, fields)
         layers = fields["layers"]
         if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
             raise ValueError("layers must be a list of blocks")
@@ -164,31 +207,5 @@ def _with_head_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{error}; give head_dim") from error
     full.setdefault("value_head_dim", full["head_dim"])
+    full.setdefault("num_key_value_heads", full["num_attention_heads"])
     return full
-
-
-def _refuse_unknown(cls: type, fields: Mapping[str, Any]) -> None:
-    names = [field.name for field in dataclasses.fields(cls)]
-    for key in fields:
-        if key in names:
-            continue
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-        raise ValueError(f"unknown field {key!r}; the nearest is {near[0]!r}")
-
-
-def _check_fields(config: BlockConfig | StackConfig) -> None:
-    for field in dataclasses.fields(config):
-        _check_field(field.name, field.type, getattr(config, field.name))
-
-
-def _check_field(name: str, kind: Any, value: object) -> None:
-    if get_origin(kind) is Literal and value not in get_args(kind):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
-    if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if kind is float and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")
-    ):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")

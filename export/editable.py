@@ -26,13 +26,14 @@ class Editable(nn.Module):
         self.block = block
         self.sites = [spec.name for spec in sites]
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor, overridden: Tensor) -> dict[str, Tensor]:
-        """The block's probes, with 0 for those that `overridden`, bool [site], names."""
+    def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """The block's probes, with 0 for those that the last tensor, `overridden`, bool [site], names."""
+        *inputs, overridden = tensors
 
         def at(name: str, tensor: Tensor) -> Tensor:
             return torch.where(overridden[self.sites.index(name)], 0.0, tensor)
 
-        probes: dict[str, Tensor] = self.block(hidden_states, attention_mask, at)
+        probes: dict[str, Tensor] = self.block(*inputs, at=at)
         return probes
 
 
@@ -61,7 +62,7 @@ def plain(traced: ir.Model) -> ir.Model:
         replace_all_uses_with(changed, computed, replace_graph_outputs=True)
         graph.remove(node, safe=True)
     RemoveUnusedNodesPass()(model)
-    for value in list(graph.inputs[2:]):
+    for value in _optional(graph):
         graph.inputs.remove(value)
     return model
 
@@ -74,12 +75,18 @@ def finish(traced: ir.Model) -> None:
         override = ir.Value(name=f"{_OVERRIDE}{site.name}", type=site.type, shape=site.shape)
         graph.inputs.append(override)
         node.replace_input_with(1, override)
-    for value in graph.inputs[2:]:
+    for value in _optional(graph):
         assert value.shape is not None  # noqa: S101 - the contract gave it one
         assert value.dtype is not None  # noqa: S101
         shape = [size if isinstance(size, int) else 1 for size in value.shape]
         value.const_value = ir.tensor(np.zeros(shape, value.dtype.numpy()), name=value.name)
         graph.initializers.add(value)
+
+
+def _optional(graph: ir.Graph) -> list[ir.Value]:
+    """The flags, and the overrides behind them."""
+    values = list(graph.inputs)
+    return values[[value.name for value in values].index(OVERRIDDEN) :]
 
 
 def _site_nodes(graph: ir.Graph) -> list[ir.Node]:

@@ -14,8 +14,9 @@ from export.sources import Has, Source, minilm
 from export.sources.families import read_model
 
 _SHAPE = (
-    "hidden_size", "num_attention_heads", "head_dim", "value_head_dim", "intermediate_size", "num_layers",
-    "norm", "norm_eps", "placement", "hidden_act", "mask", "final_norm", "final_norm_eps",
+    "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "value_head_dim", "intermediate_size",
+    "num_layers", "norm", "norm_eps", "placement", "parallel", "qk_norm", "ffn", "hidden_act", "mask", "final_norm",
+    "final_norm_eps",
 )  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _BIASES = ("norm_bias", "query_bias", "key_bias", "value_bias", "output_bias", "ffn_bias", "final_norm_bias")
@@ -37,6 +38,7 @@ class Options:
     bias: bool | None = None
     hidden_size: int | None = None
     num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
     head_dim: int | None = None
     value_head_dim: int | None = None
     intermediate_size: int | None = None
@@ -44,6 +46,9 @@ class Options:
     norm: str | None = None
     norm_eps: float | None = None
     placement: str | None = None
+    parallel: str | None = None
+    qk_norm: str | None = None
+    ffn: str | None = None
     hidden_act: str | None = None
     mask: str | None = None
     final_norm: str | None = None

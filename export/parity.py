@@ -1,6 +1,5 @@
 """The proof: PyTorch eager, in float32 and float64, against onnxruntime, over lengths, batches and padding."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,48 +7,44 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from export.batches import BATCHES, MIN_POSITIONS, Batch, make_masks, pad
 from export.chain import FINAL_OUTPUT, LAYER_OUTPUT
 from export.float64 import as_float64
 from export.probes import At, TensorSpec, stream
-from export.proof import Accuracy, ParityError, Proof, tolerance
+from export.proof import Accuracy, ParityError, Proof, largest, same_bits, tolerance
+from export.session import Array, Tensors, open_graph, run_graph
 from export.sources import Layer, Source
 from export.trace import Step, layer_graph
-
-# Must be set before the import: the Linux wheel sends events out by default.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime
-
-onnxruntime.disable_telemetry_events()
-
-Array = NDArray[Any]
-Tensors = dict[str, Array]
-
-# Adds and normalises in another order where nothing reads the sum, so model.onnx would differ from its own layers.
-DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
 
 
 @dataclass(slots=True)
 class _Sequence:
-    """One sequence on its way through the layers, on all four roads at once; `truth` is the layer's in float64."""
+    """One sequence on its way through the layers, on all four roads at once.
 
-    mask: Array
+    `tokens` are its mask and, where layers turn by position, positions; `truth` is the layer's answer in float64.
+    """
+
+    tokens: tuple[Array, ...]
     eager32: torch.Tensor
     eager64: torch.Tensor
     alone: Array
     truth: Tensors
 
+    @property
+    def one(self) -> list[Array]:
+        """Its tokens as a batch of one, unpadded."""
+        return [values[None] for values in self.tokens]
+
 
 @dataclass(slots=True)
 class _Case:
-    """A batch on its way: `hidden` [batch, sequence, hidden] and its mask enter the next layer's graph."""
+    """A batch on its way: `hidden` [batch, sequence, hidden] and its tokens enter the next layer's graph."""
 
     batch: Batch
     sequences: list[_Sequence]
-    mask: Array
+    tokens: list[Array]
     hidden: Array
     lean: Array
 
@@ -86,7 +81,7 @@ class _Run:
         self.source, self.folder, self.proof = source, folder, proof
         model = open_graph(folder, "model.onnx")
         self.cases = [
-            _case(batch.cut_to(source.max_sequence_length), np.random.default_rng(number), source.hidden_size, model)
+            _case(batch.cut_to(source.max_sequence_length), np.random.default_rng(number), source, model)
             for number, batch in enumerate(BATCHES, start=1)
         ]
 
@@ -100,7 +95,7 @@ class _Run:
     def _run(self, index: int, cases: Sequence[_Case]) -> None:
         layer, graph = self.source.layers[index], open_graph(self.folder, layer_graph(index))
         for case in cases:
-            ours = run_graph(graph, case.hidden, case.mask)
+            ours = run_graph(graph, case.hidden, *case.tokens)
             answers = [self._sequence(layer, graph, case, row, ours) for row in range(len(case.sequences))]
             for spec in layer.outputs:
                 name = spec.name if spec.name == FINAL_OUTPUT else f"layers.{index}.{spec.name}"
@@ -114,14 +109,15 @@ class _Run:
         double = as_float64(layer.module)
         for case in cases:
             for sequence in case.sequences:
-                sequence.truth = eager(double, sequence.eager64, sequence.mask[None])
+                sequence.truth = eager(double, sequence.eager64, *sequence.one)
 
     def _sequence(self, layer: Layer, graph: Any, case: _Case, row: int, ours: Tensors) -> tuple[Tensors, Tensors]:
         """A sequence's answers by PyTorch, float32 and float64; ours alone is held against ours in a batch of more."""
         sequence = case.sequences[row]
-        plain, truth = eager(layer.module, sequence.eager32, sequence.mask[None]), sequence.truth
-        alone = run_graph(graph, sequence.alone, pad([sequence.mask])) if len(case.sequences) > 1 else ours
-        self._same_alone(layer.outputs, ours, alone, row, len(sequence.mask))
+        plain, truth = eager(layer.module, sequence.eager32, *sequence.one), sequence.truth
+        padded = [pad([values]) for values in sequence.tokens]
+        alone = run_graph(graph, sequence.alone, *padded) if len(case.sequences) > 1 else ours
+        self._same_alone(layer.outputs, ours, alone, row, len(sequence.tokens[0]))
         if LAYER_OUTPUT in plain:
             sequence.eager32 = torch.from_numpy(plain[LAYER_OUTPUT])
             sequence.eager64 = torch.from_numpy(truth[LAYER_OUTPUT])
@@ -151,7 +147,7 @@ class _Run:
         case: _Case,
     ) -> None:
         """Holds one output of a batch to the rule of facts S and remembers the largest errors."""
-        kept = [np.flatnonzero(sequence.mask) for sequence in case.sequences]
+        kept = [np.flatnonzero(sequence.tokens[0]) for sequence in case.sequences]
         truth = [_clip(cut(spec, f64[spec.name][0], keep)) for (_, f64), keep in zip(answers, kept, strict=True)]
         plain = [cut(spec, f32[spec.name][0], keep) for (f32, _), keep in zip(answers, kept, strict=True)]
         own = max(largest(f32 - f64) for f32, f64 in zip(plain, truth, strict=True))
@@ -177,19 +173,26 @@ def _sentence(name: str, batch: Batch, row: int, error: Array, bound: Array, *, 
     return sentence
 
 
-def _case(batch: Batch, generator: np.random.Generator, hidden_size: int, model: Any) -> _Case:
+def _case(batch: Batch, generator: np.random.Generator, source: Source, model: Any) -> _Case:
     """A batch of random rows, zero where they are masked, as the server sends it; with model.onnx's answer."""
     masks = make_masks(batch)
-    rows = [generator.standard_normal((len(mask), hidden_size)).astype(np.float32) for mask in masks]
+    rows = [generator.standard_normal((len(mask), source.hidden_size)).astype(np.float32) for mask in masks]
     rows = [row * mask[:, None].astype(np.float32) for row, mask in zip(rows, masks, strict=True)]
-    mask, hidden = pad(masks), pad(rows)
-    sequences = [_start(row, mask) for row, mask in zip(rows, masks, strict=True)]
-    return _Case(batch, sequences, mask, hidden, run_graph(model, hidden, mask)[FINAL_OUTPUT])
+    tokens = [(mask, *_positions(source, mask, generator)) for mask in masks]
+    sequences = [_start(row, own) for row, own in zip(rows, tokens, strict=True)]
+    padded, hidden = [pad(kind) for kind in zip(*tokens, strict=True)], pad(rows)
+    return _Case(batch, sequences, padded, hidden, run_graph(model, hidden, *padded)[FINAL_OUTPUT])
 
 
-def _start(row: Array, mask: Array) -> _Sequence:
+def _positions(source: Source, mask: Array, generator: np.random.Generator) -> list[Array]:
+    """Where the source's layers turn by position: each token's, any that there are and in any order."""
+    limit = source.config and source.config.max_position_embeddings
+    return [generator.integers(0, limit, len(mask))] if limit else []
+
+
+def _start(row: Array, tokens: tuple[Array, ...]) -> _Sequence:
     tensor = torch.from_numpy(row)[None]
-    return _Sequence(mask, tensor, tensor.double(), pad([row]), {})
+    return _Sequence(tokens, tensor, tensor.double(), pad([row]), {})
 
 
 def cut(spec: TensorSpec, row: Array, keep: Array) -> Array:
@@ -200,16 +203,6 @@ def cut(spec: TensorSpec, row: Array, keep: Array) -> Array:
     return row
 
 
-def largest(error: Array) -> float:
-    """max|error|, 0 where there is nothing to compare, NaN where there is a NaN."""
-    return float(np.max(np.abs(error), initial=0.0))
-
-
-def same_bits(first: Array, second: Array) -> bool:
-    """Whether two float32 arrays are equal to the last bit, NaN and the sign of zero included."""
-    return first.tobytes() == second.tobytes()
-
-
 def _clip(truth: Array) -> Array:
     """float64 in float32's range: a masked score is the dtype's own minimum on both sides."""
     limit = float(np.finfo(np.float32).max)
@@ -217,34 +210,15 @@ def _clip(truth: Array) -> Array:
     return clipped
 
 
-def eager(module: nn.Module, hidden_states: torch.Tensor, attention_mask: Array, *at: At) -> Tensors:
-    """A layer's answer by PyTorch, eager, as numpy arrays; `at` changes probes on the way."""
-    with torch.inference_mode():
-        answer: Mapping[str, torch.Tensor] = module(hidden_states, torch.from_numpy(attention_mask), *at)
-    return {name: tensor.numpy() for name, tensor in answer.items()}
+def eager(module: nn.Module, hidden_states: torch.Tensor, *tokens: Array, **at: At) -> Tensors:
+    """A layer's answer by PyTorch, eager, as numpy arrays.
 
-
-def open_graph(folder: Path, path: str) -> Any:
-    """A session over one of a version folder's graphs, with the optimisations that the service has.
-
-    onnxruntime reads weights.data itself, a tensor at a time: bytes of ours would lie beside the session's own.
+    Args:
+        module: The layer.
+        hidden_states: What enters it.
+        tokens: attention_mask, and position_ids if it is to have some.
+        at: `at`, which changes probes on the way.
     """
-    options = onnxruntime.SessionOptions()
-    # Sessions with spinning threads of their own slow each other.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    options.enable_cpu_mem_arena = False  # it would keep the memory of its largest run
-    options.log_severity_level = 3  # it warns of every optional input
-    return onnxruntime.InferenceSession(
-        (folder / path).read_bytes(),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=list(DISABLED_OPTIMIZERS),
-    )
-
-
-def run_graph(session: Any, hidden_states: Array, attention_mask: Array, more: Mapping[str, Array] = {}) -> Tensors:
-    """All outputs of a graph, by name; `more` are optional inputs."""
-    names = [output.name for output in session.get_outputs()]
-    feeds = {"hidden_states": hidden_states, "attention_mask": attention_mask, **more}
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    with torch.inference_mode():
+        answer: Mapping[str, torch.Tensor] = module(hidden_states, *map(torch.from_numpy, tokens), **at)
+    return {name: tensor.numpy() for name, tensor in answer.items()}

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from export.float64 import as_float64
-from export.parity import Array, Tensors, cut, eager, largest, open_graph, run_graph, same_bits
+from export.parity import cut, eager
 from export.probes import sites
-from export.proof import ParityError, Proof, tolerance
+from export.proof import ParityError, Proof, largest, same_bits, tolerance
+from export.session import Array, Tensors, open_graph, run_graph
 from export.sources import Layer, Source
 from export.trace import editable_graph, layer_graph
 
@@ -37,14 +38,14 @@ def prove_overrides(source: Source, folder: Path, proof: Proof) -> None:
         for number, (site, eager32, eager64) in enumerate(zip(sites(layer.outputs), oracles, truths, strict=True)):
             flags = np.arange(len(truths)) == number
             feeds = {"overridden": flags, f"override_{site.name}": _half(plain[site.name])}
-            if not _equal(layer, run_graph(editable, hidden, _MASK, feeds), eager32, eager64):
+            if not _equal(layer, run_graph(editable, hidden, _MASK, more=feeds), eager32, eager64):
                 raise ParityError(f"layers.{index}.{site.name} overridden does not go on as in PyTorch", proof)
             proof.overridden_sites += 1
 
 
 def _overridden(module: nn.Module, layer: Layer, hidden: torch.Tensor) -> list[Tensors]:
     """The layer's answer by PyTorch with each site overridden, one after another."""
-    return [eager(module, hidden, _MASK, partial(_halve, site.name)) for site in sites(layer.outputs)]
+    return [eager(module, hidden, _MASK, at=partial(_halve, site.name)) for site in sites(layer.outputs)]
 
 
 def _half(values: Array) -> Array:

@@ -1,6 +1,6 @@
 """The tensors on the way through a block: their names, their axes, other names, and how one is changed on its way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from export.config import BlockConfig, StackConfig
 if TYPE_CHECKING:  # its import takes seconds, and names need none of it
     from torch import Tensor
 
+POSITIONS = "position_ids"
 DYNAMIC_AXES = frozenset({"batch", "sequence", "query", "key"})
 
 At = Callable[[str, "Tensor"], "Tensor"]  # a probe's name and what was computed → what it is to be
@@ -17,10 +18,16 @@ _STREAM = ("batch", "sequence", "hidden")
 _MAP = ("batch", "head", "query", "key")
 _WIDE = ("batch", "sequence", "intermediate")
 
+# Whose axis `head` counts the key-value heads; the others' counts all heads.
+_PER_KEY_VALUE_HEAD = frozenset({"key_unrotated", "key", "value"})
+_OF_ROTARY = frozenset({"query_unrotated", "key_unrotated"})
+
 # In the order of the data, which is the order of every layer graph's outputs and of TransformerBlock.forward.
 _AXES = {
     "layer_input": _STREAM,
     "attention_input": _STREAM,
+    "query_unrotated": ("batch", "sequence", "head", "head_dim"),
+    "key_unrotated": ("batch", "sequence", "head", "head_dim"),
     "query": ("batch", "sequence", "head", "head_dim"),
     "key": ("batch", "sequence", "head", "head_dim"),
     "value": ("batch", "sequence", "head", "value_head_dim"),
@@ -71,10 +78,16 @@ def stream(name: str, hidden_size: int) -> TensorSpec:
     return TensorSpec(name, "float32", _STREAM, (-1, -1, hidden_size))
 
 
-def inputs(hidden_size: int) -> tuple[TensorSpec, TensorSpec]:
-    """What every graph takes: hidden_states float32 and attention_mask int64, 1 = attend."""
-    mask = TensorSpec("attention_mask", "int64", ("batch", "sequence"), (-1, -1))
-    return stream("hidden_states", hidden_size), mask
+def inputs(hidden_size: int, *, positions: bool = False) -> tuple[TensorSpec, ...]:
+    """What every graph takes: hidden_states float32, attention_mask int64 (1 = attend), and position_ids int64.
+
+    Args:
+        hidden_size: Width of hidden_states.
+        positions: Whether any layer of the model turns by position; then all of its graphs take position_ids.
+    """
+    tokens = ("attention_mask", POSITIONS) if positions else ("attention_mask",)
+    batch = ("batch", "sequence")
+    return stream("hidden_states", hidden_size), *(TensorSpec(name, "int64", batch, (-1, -1)) for name in tokens)
 
 
 def block_probes(config: BlockConfig) -> tuple[TensorSpec, ...]:
@@ -86,9 +99,16 @@ def block_probes(config: BlockConfig) -> tuple[TensorSpec, ...]:
         "value_head_dim": config.value_head_dim,
         "intermediate": config.intermediate_size,
     }
+    shared = {**sizes, "head": config.num_key_value_heads}
     return tuple(
-        TensorSpec(name, "float32", axes, tuple(sizes.get(axis, -1) for axis in axes)) for name, axes in _AXES.items()
+        TensorSpec(name, "float32", axes, _shape(axes, shared if name in _PER_KEY_VALUE_HEAD else sizes))
+        for name, axes in _AXES.items()
+        if (config.rotary or name not in _OF_ROTARY) and (config.parallel == "none" or name != "resid_mid")
     )
+
+
+def _shape(axes: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes.get(axis, -1) for axis in axes)
 
 
 def layer_outputs(config: StackConfig, layer: int) -> tuple[TensorSpec, ...]:

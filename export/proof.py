@@ -67,3 +67,13 @@ class ParityError(ExportError):
     def __init__(self, sentence: str, proof: Proof) -> None:
         super().__init__(sentence)
         self.proof = proof
+
+
+def largest(error: NDArray[Any]) -> float:
+    """max|error|, 0 where there is nothing to compare, NaN where there is a NaN."""
+    return float(np.max(np.abs(error), initial=0.0))
+
+
+def same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two float32 arrays are equal to the last bit, NaN and the sign of zero included."""
+    return first.tobytes() == second.tobytes()

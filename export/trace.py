@@ -18,10 +18,12 @@ from export import ExportError
 from export.chain import chain_layers, is_weight
 from export.config import BlockConfig
 from export.editable import Editable, emptied, finish, plain
-from export.probes import TensorSpec, inputs, overrides, sites, stream
+from export.probes import TensorSpec, overrides, sites, stream
 from export.sources import Layer, Source
 
 OPSET = 20  # the first with Gelu, and old enough for every onnxruntime in use
+
+_CONSTANT = "constant_"
 
 Step = Callable[[str], None]
 
@@ -45,7 +47,7 @@ def trace_graphs(source: Source, step: Step) -> dict[str, ir.Model]:
     Raises:
         ExportError: torch cannot trace a module, or a graph is not what the contract says.
     """
-    takes = inputs(source.hidden_size)
+    takes = source.inputs
     tracer = _Tracer(source)
     graphs: dict[str, ir.Model] = {}
     for index, layer in enumerate(source.layers):
@@ -72,7 +74,7 @@ class _Tracer:
 
     def __init__(self, source: Source) -> None:
         self._config = source.config
-        self._takes = inputs(source.hidden_size)
+        self._takes = source.inputs
         self._longest = source.max_sequence_length
         self._traced: dict[tuple[BlockConfig, tuple[TensorSpec, ...]], ir.Model] = {}
 
@@ -115,7 +117,8 @@ def _twin(module: nn.Module) -> nn.Module:
 
 def _fill(graph: ir.Model, module: nn.Module, prefix: str) -> ir.Model:
     tensors = {_short(name): tensor for name, tensor in module.state_dict().items()}
-    slots = {name: value for name, value in graph.graph.initializers.items() if is_weight(value.const_value)}
+    weights = {name: value for name, value in graph.graph.initializers.items() if is_weight(value.const_value)}
+    slots = {name: value for name, value in weights.items() if not name.startswith(_CONSTANT)}
     if slots.keys() != tensors.keys():
         raise ExportError(f"the traced graph lost or made weights: {sorted(slots.keys() ^ tensors.keys())}")
     for name, value in slots.items():
@@ -161,7 +164,7 @@ def _trace(
     assert program is not None  # noqa: S101 - the None of its signature belongs to dynamo=False
     graph: ir.Model = program.model
     ClearMetadataAndDocStringPass()(graph)  # it holds stack traces with this machine's paths
-    _rename_weights(graph, prefix)
+    _rename_weights(graph, {f"inner.{name}" for name in module.state_dict()}, prefix)
     _hold_to_contract(graph, takes, gives)
     return graph
 
@@ -203,14 +206,14 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _rename_weights(graph: ir.Model, prefix: str) -> None:
+def _rename_weights(graph: ir.Model, parameters: set[str], prefix: str) -> None:
     """Gives each parameter its name in the whole model.
 
     A constant that torch made on the way (a transposed weight of nn.Linear) is named by what it holds: torch's own
     numbering differs from graph to graph, and one name must mean one tensor in all of them. Equal ones become one.
     """
     for name, value in list(graph.graph.initializers.items()):
-        if name.startswith("inner."):
+        if name in parameters:
             value.name = _full(_short(name), prefix)
         elif is_weight(value.const_value):
             own = _constant_name(value.const_value)
@@ -225,7 +228,7 @@ def _constant_name(tensor: ir.TensorProtocol) -> str:
     """A name by dtype, shape and bytes: equal bytes may be different tensors."""
     digest = hashlib.sha256(f"{tensor.dtype.name} {tensor.shape.numpy()}".encode())
     digest.update(tensor.tobytes())
-    return f"constant_{digest.hexdigest()[:16]}"
+    return f"{_CONSTANT}{digest.hexdigest()[:16]}"
 
 
 def _hold_to_contract(graph: ir.Model, takes: Sequence[TensorSpec], gives: Sequence[TensorSpec]) -> None:

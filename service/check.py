@@ -10,7 +10,7 @@ import numpy as np
 from service.address import expand
 from service.errors import IllegalRequestError
 from service.intervention import read_interventions
-from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.manifest import FINAL_OUTPUT, POSITIONS, ModelSpec
 from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Edit, Float32Array, Int64Array, Tensors
 
 
@@ -36,6 +36,7 @@ def check(
     name = "text" if tokens is not None else "input_ids" if tensors.hidden_states is None else "hidden_states"
     lengths = _check_lengths(tensors, spec, name)
     mask = _check_mask(tensors, lengths)
+    _check_positions(tensors, spec, lengths)
     hidden_states = input_ids = None
     if tensors.hidden_states is not None:
         pairs = zip(tensors.hidden_states, tensors.attention_mask or repeat(None), strict=False)
@@ -61,6 +62,7 @@ def check(
         timeout_s=tensors.timeout_s,
         priority=tensors.priority or DEFAULT_PRIORITY,
         edits=edits,
+        position_ids=tensors.position_ids,
     )
 
 
@@ -85,6 +87,9 @@ def check_inputs(tensors: Tensors, spec: ModelSpec) -> None:
     if name == "text" and tensors.attention_mask is not None:
         message = "attention_mask does not go with text: the tokenizer decides on positions"
         raise IllegalRequestError(message, code="mask_with_text", at="attention_mask")
+    if name == "text" and tensors.position_ids is not None:
+        message = "position_ids do not go with text: the tokenizer decides on positions"
+        raise IllegalRequestError(message, code="positions_with_text", at=POSITIONS)
 
 
 def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, ...]:
@@ -106,14 +111,34 @@ def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, .
 def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, ...]:
     if tensors.attention_mask is None:
         return tuple(np.frombuffer(b"\1" * length, np.bool_) for length in lengths)
-    if len(tensors.attention_mask) != len(lengths):
-        message = f"expected as many sequences as the input has ({len(lengths)}), got {len(tensors.attention_mask)}"
-        raise IllegalRequestError(message, code="wrong_shape", at="attention_mask")
-    for index, (mask, length) in enumerate(zip(tensors.attention_mask, lengths, strict=True)):
-        if len(mask) != length:
-            message = f"expected as many positions as the input has ({length}), got {len(mask)}"
-            raise IllegalRequestError(message, code="wrong_shape", at=f"attention_mask[{index}]")
+    _check_as_long(tensors.attention_mask, lengths, "attention_mask")
     return tensors.attention_mask
+
+
+def _check_positions(tensors: Tensors, spec: ModelSpec, lengths: tuple[int, ...]) -> None:
+    if tensors.position_ids is None:
+        return
+    if not spec.takes_positions or (limit := spec.max_sequence_length) is None:
+        message = f"expected no position_ids: the layers of model {spec.name} turn nothing by positions"
+        raise IllegalRequestError(message, code="no_positions", at=POSITIONS)
+    _check_as_long(tensors.position_ids, lengths, POSITIONS)
+    for index, positions in enumerate(tensors.position_ids):
+        outside = (positions < 0) | (positions >= limit)
+        if outside.any():
+            message = f"expected positions from 0 to {limit - 1}, got one outside"
+            place = f"{POSITIONS}[{index}][{int(outside.argmax())}]"
+            raise IllegalRequestError(message, code="position_out_of_range", at=place)
+
+
+def _check_as_long(arrays: tuple[BoolArray, ...] | tuple[Int64Array, ...], lengths: tuple[int, ...], name: str) -> None:
+    """As many sequences as the input has, each as long."""
+    if len(arrays) != len(lengths):
+        message = f"expected as many sequences as the input has ({len(lengths)}), got {len(arrays)}"
+        raise IllegalRequestError(message, code="wrong_shape", at=name)
+    for index, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
+        if len(array) != length:
+            message = f"expected as many positions as the input has ({length}), got {len(array)}"
+            raise IllegalRequestError(message, code="wrong_shape", at=f"{name}[{index}]")
 
 
 def _check_values(values: Float32Array, mask: BoolArray | None, hidden_size: int, index: int) -> Float32Array:

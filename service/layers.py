@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from service import logs
 from service.edit import Edits
 from service.errors import StartError, UnavailableError
-from service.manifest import ModelSpec
+from service.manifest import POSITIONS, ModelSpec
 from service.memory import trim
 from service.session import Session, Stop
 from service.tensors import Batch, Float32Array, Output
@@ -62,7 +62,7 @@ class Layers:
             layer: its number.
             names: probes, and `block_output` where the layer gives it.
             hidden_states: what enters it, of the run's own where another layer gave it.
-            batch: whose mask is used.
+            batch: whose mask and positions are used.
             edits: of the batch.
             stop: ends the run.
         """
@@ -71,7 +71,7 @@ class Layers:
             edits.clear_padding(hidden_states)
         if "layer_input" in edits.probes(layer):
             hidden_states = edits.change(Output(layer, "layer_input"), hidden_states)
-        feeds: dict[str, NDArray[Any]] = {"hidden_states": hidden_states, "attention_mask": batch.attention_mask}
+        feeds = feeds_of(hidden_states, batch)
         feeds |= self._overrides(layer, session, feeds, edits, stop)
         return dict(zip(names, session.run(list(names), feeds, stop), strict=True))
 
@@ -95,3 +95,9 @@ class Layers:
         spec = self._spec.layers[layer]
         changed = edits.probes(layer) - {"layer_input"}
         return spec.editable.graph if changed and spec.editable else spec.graph
+
+
+def feeds_of(hidden_states: Float32Array, batch: Batch) -> dict[str, NDArray[Any]]:
+    """What a graph of the model is given for a batch where `hidden_states` enter it."""
+    feeds: dict[str, NDArray[Any]] = {"hidden_states": hidden_states, "attention_mask": batch.attention_mask}
+    return feeds if batch.position_ids is None else {**feeds, POSITIONS: batch.position_ids}

@@ -14,6 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(ge=1)]
 FINAL_OUTPUT = "block_output"
+POSITIONS = "position_ids"
 ROLLOUT = "attention_rollout"
 SEQUENCE_AXES = frozenset({"sequence", "query", "key"})
 
@@ -176,10 +177,12 @@ class ModelSpec(_Strict):
     @model_validator(mode="after")
     def _check_agreement(self) -> Self:
         found = [(tensor.name, tensor.dtype, tensor.shape) for tensor in (*self.inputs, *self.outputs)]
-        states, mask = [-1, -1, self.hidden_size], [-1, -1]
-        wanted = [("hidden_states", "float32", states), ("attention_mask", "int64", mask)]
+        states, tokens = [-1, -1, self.hidden_size], ["attention_mask", *[POSITIONS] * self.takes_positions]
+        wanted = [("hidden_states", "float32", states), *((name, "int64", [-1, -1]) for name in tokens)]
         if found != [*wanted, (FINAL_OUTPUT, "float32", states)]:
             raise ValueError(f"inputs and outputs are not those of a block of hidden_size {self.hidden_size}")
+        if self.takes_positions and self.max_sequence_length is None:
+            raise ValueError(f"limits.max_sequence_length is null, and {POSITIONS} must be below it")
         if len(self.golden.request.hidden_states[0][0]) != self.hidden_size:
             raise ValueError(f"the golden request is not of hidden_size {self.hidden_size}")
         if any(graph.split(".")[0] != f"layers/{i}" for i, layer in enumerate(self.layers) for graph in layer.graphs):
@@ -212,8 +215,13 @@ class ModelSpec(_Strict):
 
     @property
     def max_sequence_length(self) -> int | None:
-        """The longest sequence the graphs take; None = any."""
+        """The longest sequence the graphs take; None = any. Where they take positions, these are below it."""
         return self.limits.max_sequence_length
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the graphs turn queries and keys by positions that a request may give."""
+        return any(tensor.name == POSITIONS for tensor in self.inputs)
 
 
 def read_manifest(data: bytes, place: str) -> ModelSpec:

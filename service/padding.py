@@ -8,7 +8,7 @@ import numpy as np
 
 from service.cost import Cost
 from service.manifest import SEQUENCE_AXES, TensorSpec
-from service.tensors import Batch, Float32Array, Sequence
+from service.tensors import Batch, Float32Array, Int64Array, Sequence
 
 MIN_POSITIONS = 2
 
@@ -48,19 +48,33 @@ def _saved_s(cost: Cost, size: int, longest: int, length: int) -> float:
     return cost.seconds(1, max(length, MIN_POSITIONS)) - joined_s
 
 
-def pad(sequences: list[Sequence]) -> Batch:
-    """Stacks sequences, padded on the right with zeros that the mask hides."""
+def pad(sequences: list[Sequence], *, positions: bool = False) -> Batch:
+    """Stacks sequences, padded on the right with zeros that the mask hides.
+
+    Args:
+        sequences: of one model.
+        positions: whether the batch is to have `position_ids`: those of each sequence, or 0, 1, 2 and so on.
+    """
     longest = max(MIN_POSITIONS, *(len(sequence) for sequence in sequences))
+    position_ids = _positions(sequences, longest) if positions else None
     if len(sequences) == 1 and len(sequences[0]) == longest:
         alone = sequences[0]
-        return Batch(alone.hidden_states[None], alone.attention_mask[None].astype(np.int64))
+        return Batch(alone.hidden_states[None], alone.attention_mask[None].astype(np.int64), position_ids)
     width = sequences[0].hidden_states.shape[1]
     hidden_states = np.zeros((len(sequences), longest, width), np.float32)
     attention_mask = np.zeros((len(sequences), longest), np.int64)
     for row, sequence in enumerate(sequences):
         hidden_states[row, : len(sequence)] = sequence.hidden_states
         attention_mask[row, : len(sequence)] = sequence.attention_mask
-    return Batch(hidden_states, attention_mask)
+    return Batch(hidden_states, attention_mask, position_ids)
+
+
+def _positions(sequences: list[Sequence], longest: int) -> Int64Array:
+    found = np.zeros((len(sequences), longest), np.int64)
+    for row, sequence in zip(found, sequences, strict=True):
+        given = sequence.position_ids
+        row[: len(sequence)] = np.arange(len(sequence)) if given is None else given
+    return found
 
 
 def unpad(values: Float32Array, tensor: TensorSpec, row: int, length: int) -> Float32Array:

@@ -116,8 +116,10 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
     sequences: list[Sequence] = []
-    for (values, mask), edits in zip(pairs, request.edits or repeat(()), strict=False):
-        sequences.append(Sequence(values, mask, wanted, edits, sequences if request.takes else ()))
+    for (values, mask), edits, own in zip(
+        pairs, request.edits or repeat(()), request.position_ids or repeat(None), strict=False
+    ):
+        sequences.append(Sequence(values, mask, wanted, edits, sequences if request.takes else (), own))
     kind: Hashable = model.runner.depth(wanted, edited=any(request.edits))
     if any(request.edits):  # who changes nothing does not wait for others' changes; who takes has a batch of its own
         kind = (kind, id(sequences) if request.takes else None)

@@ -13,7 +13,7 @@ from service.budget import LARGE_RUN_BYTES, activations_bytes
 from service.cost import Cost, measure
 from service.cut import view_bytes
 from service.edit import Edits, with_sources
-from service.layers import Layers
+from service.layers import Layers, feeds_of
 from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec, TensorSpec
 from service.memory import Held, one_large, trim
 from service.padding import choose, pad, unpad
@@ -72,7 +72,9 @@ class Runner:
 
         def run(size: int, length: int) -> None:
             shape = size, length
-            self._run_model(Batch(np.ones((*shape, hidden_size), np.float32), np.ones(shape, np.int64)), Stop())
+            states, mask = np.ones((*shape, hidden_size), np.float32), np.ones(shape, np.bool_)
+            sequences = [Sequence(*pair, LEAN) for pair in zip(states, mask, strict=True)]
+            self._run_model(pad(sequences, positions=self._spec.takes_positions), Stop())
 
         self.cost = measure(run, self._spec.max_sequence_length, most_tokens)
 
@@ -117,7 +119,8 @@ class Runner:
         every, stop = with_sources(sequences), stop or Stop()
         views = tuple(view for sequence in sequences for view in sequence.views)  # some may ask for block_output alone
         depth, edits = self.depth(views, edited=any(s.edits for s in every)), Edits(every, self._spec)
-        batch, rows = pad(every), [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
+        batch = pad(every, positions=self._spec.takes_positions)
+        rows = [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)
         activations = activations_bytes(self._spec, size, length) * (2 if edits else 1)  # a tensor, and as it was
@@ -140,7 +143,7 @@ class Runner:
         hold_answers(_ANSWERS.bytes, more, self._settings)
 
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
-        return self._model.run([FINAL_OUTPUT], _feeds(batch.hidden_states, batch), stop)[0]
+        return self._model.run([FINAL_OUTPUT], feeds_of(batch.hidden_states, batch), stop)[0]
 
     def _run_layers(
         self, batch: Batch, rows: "list[_Row]", depth: int, edits: Edits, stop: Stop, *, trimmed: bool
@@ -235,7 +238,3 @@ class BatchRun:
     def stop(self) -> None:
         """Ends the run, or keeps it from beginning."""
         self.handle.stop()
-
-
-def _feeds(hidden_states: Float32Array, batch: Batch) -> dict[str, NDArray[Any]]:
-    return {"hidden_states": hidden_states, "attention_mask": batch.attention_mask}

@@ -43,6 +43,7 @@ class Tensors(NamedTuple):
         input_ids: one array a sequence, int64 [sequence].
         text: one string a sequence.
         attention_mask: one array a sequence, bool [sequence], True = attend; None = attend to all.
+        position_ids: one array a sequence, int64 [sequence]; None = 0, 1, 2 and so on.
         outputs: addresses as sent; None = `block_output` alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: 1 is served first, then 2 and so on; 0 = `DEFAULT_PRIORITY`.
@@ -54,6 +55,7 @@ class Tensors(NamedTuple):
     input_ids: tuple[Int64Array, ...] | None = None
     text: tuple[str, ...] | None = None
     attention_mask: tuple[BoolArray, ...] | None = None
+    position_ids: tuple[Int64Array, ...] | None = None
     outputs: tuple[str, ...] | None = None
     timeout_s: float | None = None
     priority: int = 0
@@ -148,6 +150,7 @@ class Sequence:
         views: what the runner is to give, in order.
         edits: what is changed on the way, in the order of the request.
         request: all sequences of its request, from which an edit may take; empty where none does.
+        position_ids: int64 [sequence], of which the model has a rotation; None = 0, 1, 2 and so on.
     """
 
     hidden_states: Float32Array
@@ -155,6 +158,7 @@ class Sequence:
     views: tuple[View, ...]
     edits: tuple[Edit, ...] = ()
     request: abc.Sequence["Sequence"] = ()
+    position_ids: Int64Array | None = None
 
     def __len__(self) -> int:
         """Positions, padding not counted."""
@@ -175,6 +179,7 @@ class BlockRequest(NamedTuple):
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
         edits: of each sequence; empty if nothing is changed.
+        position_ids: one array a sequence, int64 [sequence]; None = 0, 1, 2 and so on.
     """
 
     lengths: tuple[int, ...]
@@ -187,6 +192,7 @@ class BlockRequest(NamedTuple):
     timeout_s: float | None
     priority: int
     edits: tuple[tuple[Edit, ...], ...] = ()
+    position_ids: tuple[Int64Array, ...] | None = None
 
     @property
     def takes(self) -> bool:
@@ -206,10 +212,12 @@ class Batch:
     Attributes:
         hidden_states: float32 [batch, sequence, hidden], zero where padded.
         attention_mask: int64 [batch, sequence], 1 = attend, 0 where padded.
+        position_ids: int64 [batch, sequence], 0 where padded; None for a model that takes none.
     """
 
     hidden_states: Float32Array
     attention_mask: Int64Array
+    position_ids: Int64Array | None = None
 
 
 class BlockResult(NamedTuple):

@@ -118,6 +118,22 @@ def _random(**fields: Any) -> Callable[[str, Path], list[str]]:
     return lambda _name, _folder: ["--source", "random", *flags]
 
 
+ROTARY = {
+    "hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10, "value_head_dim": 7,
+    "intermediate_size": 40, "num_layers": 2, "mask": "causal", "norm": "rms", "final_norm": "rms", "qk_norm": "rms",
+    "ffn": "glu", "hidden_act": "silu",
+    "rotary": {
+        "dims": 6, "max_position_embeddings": 96, "theta": 1e3, "scaling": "llama3", "factor": 8.0,
+        "original_max_position_embeddings": 48,
+    },
+}  # fmt: skip
+
+
+def _rotary(_name: str, folder: Path) -> list[str]:
+    (folder / "rotary.json").write_text(json.dumps(ROTARY), encoding="utf-8")
+    return ["--source", "random", "--config", str(folder / "rotary.json")]
+
+
 def _minilm(*more: str) -> Callable[[str, Path], list[str]]:
     return lambda _name, _folder: ["--source", "minilm", "--cache", str(MINILM), *more]
 
@@ -133,8 +149,15 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     "head-256": _random(
         hidden_size=512, num_attention_heads=2, intermediate_size=64, mask="causal", final_norm="layer"
     ),
+    "rotary": _rotary,
     "causal-final-norm": _random(
-        hidden_size=32, num_attention_heads=2, intermediate_size=64, num_layers=2, mask="causal", final_norm="layer"
+        hidden_size=32,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_layers=2,
+        mask="causal",
+        final_norm="layer",
+        parallel="one_norm",
     ),
 }
 

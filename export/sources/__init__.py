@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from export import ExportError
 from export.config import StackConfig
-from export.probes import TensorSpec
+from export.probes import TensorSpec, inputs
 
 if TYPE_CHECKING:  # its import takes seconds, and what is refused before a source is made needs none of it
     from torch import nn
@@ -37,7 +37,7 @@ class Layer:
     """One layer to export: its module, what its graph gives, and its number in the source.
 
     Attributes:
-        module: (hidden_states, attention_mask) → dict of tensors, named as `outputs`.
+        module: What the source's `inputs` are → dict of tensors, named as `outputs`.
         outputs: The graph's outputs in order.
         source_layer: The layer's number where it comes from.
         prefix: What stands before its parameters' names in the whole model, so that all graphs name a tensor alike.
@@ -56,7 +56,7 @@ class Source:
     Attributes:
         kind: The manifest's source.kind.
         reference: What was exported, in words a person can look up.
-        model: (hidden_states, attention_mask) → block_output.
+        model: `inputs` → block_output.
         layers: The same mathematics layer by layer.
         hidden_size: Width of hidden_states and block_output.
         config: The stack's config, or None for a module of the user's own.
@@ -87,6 +87,12 @@ class Source:
         """How much its parameters and buffers take."""
         modules = (self.model, *((self.text.embeddings,) if self.text else ()))
         return sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What every graph takes."""
+        rotary = self.config is not None and self.config.max_position_embeddings is not None
+        return inputs(self.hidden_size, positions=rotary)
 
     @property
     def layer_range(self) -> tuple[int, int]:

@@ -14,6 +14,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
 }
 # Keys of every config that ask for what no family here computes, each with the only value that does not.
 _ONLY: dict[str, Any] = {
@@ -74,8 +76,8 @@ class Config:
         """
         return None if self._get(key, None) is None else self.size(key, 1)
 
-    def number(self, key: str, default: float) -> Any:
-        """What stands there, for BlockConfig to check: JSON's number."""
+    def value(self, key: str, default: object) -> Any:
+        """What stands there, for others to check."""
         return self._get(key, default)
 
     def flag(self, key: str, *, default: bool) -> bool:

@@ -32,5 +32,6 @@ def load(path: Path, config: StackConfig) -> Source:
         layers=stack_layers(stack),
         hidden_size=config.hidden_size,
         config=config,
+        max_sequence_length=config.max_position_embeddings,
         files={path.name: file_sha256(path)},
     )

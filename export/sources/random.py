@@ -28,6 +28,7 @@ def load(config: StackConfig, seed: int = 0) -> Source:
         layers=stack_layers(stack),
         hidden_size=config.hidden_size,
         config=config,
+        max_sequence_length=config.max_position_embeddings,
     )
 
 

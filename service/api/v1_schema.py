@@ -55,6 +55,12 @@ _REQUEST: dict[str, Any] = {
             "type": "array",
             "items": {"type": "array", "items": {"enum": [0, 1, True, False]}},
         },
+        "position_ids": {
+            "description": "int64 [sequence][position], for models that turn queries and keys by them (position_ids is "
+            "among their inputs), each below limits.max_sequence_length; absent: 0, 1, 2 and so on. Not with text.",
+            "type": "array",
+            "items": {"type": "array", "items": _WHOLE},
+        },
         "outputs": {
             "description": "Addresses: block_output, PROBE (of every layer), layers.N.PROBE, layers.A:B.PROBE, "
             "layers.*.PROBE; behind it numpy's slices, [-1, 0:8], and a reduction, |entropy. Absent: block_output.",
@@ -99,9 +105,9 @@ _ANSWER: dict[str, Any] = {
 }
 _BINARY_REQUEST = {
     "description": "safetensors: hidden_states (F32, F16, BF16) [batch, sequence, hidden] or input_ids (I64) "
-    "[batch, sequence]; attention_mask (I64, BOOL) [batch, sequence]; sequence_lengths (I64) [batch], absent: all are "
-    "full; ADDRESS.scale, ADDRESS.add, ADDRESS.set (F32, F16, BF16) [1 or batch, …]. __metadata__: text, outputs, "
-    "interventions, timeout_s and priority, each as JSON text.",
+    "[batch, sequence]; attention_mask (I64, BOOL) and position_ids (I64) [batch, sequence]; sequence_lengths (I64) "
+    "[batch], absent: all are full; ADDRESS.scale, ADDRESS.add, ADDRESS.set (F32, F16, BF16) [1 or batch, …]. "
+    "__metadata__: text, outputs, interventions, timeout_s and priority, each as JSON text.",
     "type": "string",
     "format": "binary",
 }

@@ -80,7 +80,7 @@ def configuration(asked: Asked, settings: Settings) -> dict[str, Any]:
         "backend": "onnxruntime",
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": settings.max_request_tokens,
-        "input": [_tensor(tensor, optional=tensor["name"] == "attention_mask") for tensor in described["inputs"]],
+        "input": [_tensor(tensor, optional=tensor["name"] != "hidden_states") for tensor in described["inputs"]],
         "output": [_tensor(tensor) for tensor in described["outputs"]],
         "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
     }

@@ -22,15 +22,15 @@ _INPUT: dict[str, Any] = {
     ],
     "properties": {
         "name": {
-            "description": "hidden_states, attention_mask; of NAME.probes also ADDRESS.scale, .add or .set.",
+            "description": "hidden_states, attention_mask, position_ids; of NAME.probes also ADDRESS.scale, .add, .set",
             "anyOf": [
-                {"enum": ["hidden_states", "attention_mask"]},
+                {"enum": ["hidden_states", "attention_mask", "position_ids"]},
                 {"type": "string", "pattern": r"^.+\.(scale|add|set)$"},
             ],
         },
         "shape": _SHAPE,
         "datatype": {
-            "description": "attention_mask: INT64 or BOOL; the others: FP32, FP16 or BF16.",
+            "description": "attention_mask: INT64 or BOOL; position_ids: INT64; the others: FP32, FP16 or BF16.",
             "enum": ["FP32", "FP16", "BF16", "INT64", "BOOL"],
         },
         "data": _DATA,

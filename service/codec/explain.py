@@ -15,19 +15,32 @@ from service.codec.interventions import read as read_interventions
 from service.errors import IllegalRequestError, UnreadableError
 from service.tensors import Tensors
 
-TENSOR_RANK = {"hidden_states": 3, "input_ids": 2, "attention_mask": 2}
+TENSOR_RANK = {"hidden_states": 3, "input_ids": 2, "attention_mask": 2, "position_ids": 2}
 _ELEMENTS = {
     "hidden_states": "a number",
     "input_ids": "a whole number of 64 bits",
     "attention_mask": "0, 1, true or false",
+    "position_ids": "a whole number of 64 bits",
 }
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "hidden_states": lambda value: type(value) in (int, float),
-    "input_ids": lambda value: type(value) is int and -(2**63) <= value < 2**63,
+    "input_ids": _is_whole,
+    "position_ids": _is_whole,
     "attention_mask": lambda value: type(value) is bool or (type(value) is int and value in (0, 1)),
 }
 _STRINGS = {"text": "a string or a list of strings", "outputs": "a list of addresses"}
-_LISTS = {"hidden_states": "numbers", "input_ids": "whole numbers", "attention_mask": "0 or 1"}
+_LISTS = {
+    "hidden_states": "numbers",
+    "input_ids": "whole numbers",
+    "attention_mask": "0 or 1",
+    "position_ids": "whole numbers",
+}
 
 
 def explain(body: bytes) -> Tensors:
@@ -59,6 +72,7 @@ def _from_objects(fields: dict[str, Any]) -> Tensors:
             input_ids=_each(fields, "input_ids", lambda ids: np.asarray(ids, np.int64)),
             text=None if text is None else (text,) if isinstance(text, str) else tuple(text),
             attention_mask=_each(fields, "attention_mask", lambda mask: np.asarray(mask, np.bool_)),
+            position_ids=_each(fields, "position_ids", lambda ids: np.asarray(ids, np.int64)),
             outputs=None if fields.get("outputs") is None else tuple(fields["outputs"]),
             **_interventions(fields),
             **read_urgency(fields),

@@ -18,7 +18,7 @@ from service.codec import float_text, raw
 from service.codec.envelope import kind_of, parse, wrong_type
 from service.codec.inference_head import InputHead
 from service.errors import IllegalRequestError
-from service.tensors import BoolArray, Float32Array
+from service.tensors import BoolArray, Float32Array, Int64Array
 
 STORED: dict[str, np.dtype[Any]] = {
     "FP32": raw.FLOAT32,
@@ -128,6 +128,24 @@ def read_mask(head: InputHead, data: Any) -> tuple[BoolArray, ...]:
     return tuple(np.asarray(found, np.bool_).reshape(head.shape))
 
 
+def read_whole_numbers(head: InputHead, data: Any) -> tuple[Int64Array, ...]:
+    """One int64 [sequence] a sequence.
+
+    Args:
+        head: with a shape of two sizes, of INT64.
+        data: as `read_floats` takes it.
+
+    Raises:
+        IllegalRequestError: not as many numbers as the shape says, or something else among them.
+    """
+    if isinstance(data, memoryview):
+        return tuple(raw.view(data, STORED[head.datatype], head.shape))
+    if isinstance(data, Numbers):  # read as float32, which does not hold every whole number
+        data = _read_again(data)
+    found = _walk(data, head, _are_whole, "a whole number of 64 bits")
+    return tuple(np.asarray(found, np.int64).reshape(head.shape))
+
+
 def _read_again(numbers: Numbers) -> Any:
     """The list as simdjson's."""
     return parse(b'{"data":%b}' % numbers.text[numbers.start : numbers.stop])["data"]
@@ -169,6 +187,10 @@ def _collect(
 
 def _are_numbers(items: list[Any]) -> bool:
     return set(map(type, items)) <= {int, float}
+
+
+def _are_whole(items: list[Any]) -> bool:
+    return set(map(type, items)) <= {int} and all(-(2**63) <= item < 2**63 for item in items)
 
 
 def _are_mask(items: list[Any]) -> bool:

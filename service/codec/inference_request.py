@@ -9,15 +9,15 @@ from typing import Any
 
 from service.address import name_of
 from service.codec.inference_head import Head, InputHead, OutputHead
-from service.codec.inference_input import read_floats, read_mask
+from service.codec.inference_input import read_floats, read_mask, read_whole_numbers
 from service.codec.interventions import check_shape, from_tensors, split_name
 from service.errors import IllegalRequestError
-from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.manifest import FINAL_OUTPUT, POSITIONS, ModelSpec
 from service.tensors import Tensors
 
 PROBES = ".probes"  # behind a model's name: the same model, whose outputs are what is inside
 _FLOATS = ("FP32", "FP16", "BF16")
-_DATATYPES = {"hidden_states": _FLOATS, "attention_mask": ("INT64", "BOOL")}
+_DATATYPES = {"hidden_states": _FLOATS, "attention_mask": ("INT64", "BOOL"), POSITIONS: ("INT64",)}
 
 
 def list_outputs(spec: ModelSpec, *, probes: bool) -> dict[str, tuple[int, ...]]:
@@ -48,11 +48,12 @@ def read_tensors(
     outputs = tuple(output.name for output in asked_outputs(head, spec, probes=probes))
     inputs = check_inputs(head.inputs, spec, probes=probes)
     data = find(head.inputs)
-    mask = inputs.get("attention_mask")
+    mask, positions = inputs.get("attention_mask"), inputs.get(POSITIONS)
     changes = [one for name, one in inputs.items() if name not in _DATATYPES]
     return Tensors(
         hidden_states=read_floats(inputs["hidden_states"], data["hidden_states"]),
         attention_mask=None if mask is None else read_mask(mask, data["attention_mask"]),
+        position_ids=None if positions is None else read_whole_numbers(positions, data[POSITIONS]),
         outputs=outputs,
         timeout_s=head.timeout_s,
         priority=head.priority,
@@ -99,27 +100,32 @@ def check_inputs(heads: tuple[InputHead, ...], spec: ModelSpec, *, probes: bool)
 
 
 def _check_shapes(found: Mapping[str, InputHead], spec: ModelSpec) -> None:
-    states, mask = found["hidden_states"], found.get("attention_mask")
+    states = found["hidden_states"]
     _check_rank(states, ("batch", "sequence", "hidden"))
     if states.shape[2] != spec.hidden_size:
         message = f"expected hidden_size {spec.hidden_size}, got {states.shape[2]}"
         raise IllegalRequestError(message, code="wrong_shape", at=f"{states.place}.shape[2]")
-    if mask:
-        _check_rank(mask, ("batch", "sequence"))
-        for axis, size in enumerate(mask.shape):
-            if size != states.shape[axis]:
-                message = f"expected {states.shape[axis]}, as hidden_states has, got {size}"
-                raise IllegalRequestError(message, code="wrong_shape", at=f"{mask.place}.shape[{axis}]")
     for name, head in found.items():
         if name not in _DATATYPES:
             check_shape(head.shape, states.shape[0], head.place)
+        elif head is not states:
+            _check_tokens(head, states.shape)
+
+
+def _check_tokens(head: InputHead, shape: tuple[int, ...]) -> None:
+    """A number for each token of hidden_states of this shape."""
+    _check_rank(head, ("batch", "sequence"))
+    for axis, size in enumerate(head.shape):
+        if size != shape[axis]:
+            message = f"expected {shape[axis]}, as hidden_states has, got {size}"
+            raise IllegalRequestError(message, code="wrong_shape", at=f"{head.place}.shape[{axis}]")
 
 
 def _datatypes(head: InputHead, spec: ModelSpec, *, probes: bool) -> tuple[str, ...]:
     """Those that an input of this name may have."""
     if head.name in _DATATYPES:
         return _DATATYPES[head.name]
-    known = " or ".join(_DATATYPES)
+    known = ", ".join([*_DATATYPES][:-1]) + f" or {POSITIONS}"
     if split_name(head.name) is None:
         message = f"expected an input called {known}, or ADDRESS.VERB with scale, add or set for VERB, got another one"
         raise IllegalRequestError(message, code="unknown_input", at=f"{head.place}.name")

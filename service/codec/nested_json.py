@@ -32,7 +32,10 @@ from service.tensors import BlockResult, BoolArray, Float32Array, Found, Int64Ar
 
 MEDIA_TYPE = "application/json"
 _HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')
-FIELDS = ("hidden_states", "input_ids", "text", "attention_mask", "outputs", "interventions", "timeout_s", "priority")
+FIELDS = (
+    "hidden_states", "input_ids", "text", "attention_mask", "position_ids", "outputs", "interventions", "timeout_s",
+    "priority",
+)  # fmt: skip
 
 
 def decode(body: bytes) -> Tensors:
@@ -156,6 +159,7 @@ def _read_mask(sequence: Any) -> tuple[BoolArray, int]:
 _READERS: dict[str, Callable[[Any], tuple[NDArray[Any], int]]] = {
     "input_ids": _read_ids,
     "attention_mask": _read_mask,
+    "position_ids": _read_ids,
 }
 
 

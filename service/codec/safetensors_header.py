@@ -28,6 +28,7 @@ AXES = {
     "hidden_states": ("batch", "sequence", "hidden"),
     "input_ids": ("batch", "sequence"),
     "attention_mask": ("batch", "sequence"),
+    "position_ids": ("batch", "sequence"),
     LENGTHS: ("batch",),
 }
 STORED: dict[str, np.dtype[Any]] = {
@@ -38,6 +39,7 @@ _DTYPES = {
     "hidden_states": _FLOATS,
     "input_ids": ("I64",),
     "attention_mask": ("I64", "BOOL"),
+    "position_ids": ("I64",),
     LENGTHS: ("I64",),
 }
 _KNOWN = (*AXES, METADATA)

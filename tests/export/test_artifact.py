@@ -18,7 +18,7 @@ from export.proof import tolerance
 from tests import artifacts
 
 SCHEMA = json.loads((artifacts.ROOT / "docs" / "artifact.schema.json").read_text(encoding="utf-8"))
-ALL = (*artifacts.SERVED, pytest.param("causal-final-norm", marks=pytest.mark.long))
+ALL = (*artifacts.SERVED, *(pytest.param(name, marks=pytest.mark.long) for name in ("causal-final-norm", "rotary")))
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -81,18 +81,22 @@ def test_an_editable_graph_is_its_layer_with_optional_inputs_for_every_site(
     name: str, artifact: Callable[[str], Path]
 ) -> None:
     folder = artifact(name)
-    for layer in manifest_of(folder)["layers"]:
+    manifest = manifest_of(folder)
+    inputs = [spec["name"] for spec in manifest["inputs"]]
+    for layer in manifest["layers"]:
         specs = {spec["name"]: spec for spec in layer["outputs"]}
         sites = layer["editable"]["sites"]
         assert sites == [name for name in specs if name not in {"layer_input", "block_output"}]
         graph = onnx.load(folder / layer["editable"]["graph"], load_external_data=False).graph
-        names = ["hidden_states", "attention_mask", "overridden", *(f"override_{site}" for site in sites)]
-        assert [value.name for value in graph.input] == names
-        flags = graph.input[2].type.tensor_type
+        optional = ["overridden", *(f"override_{site}" for site in sites)]
+        assert [value.name for value in graph.input] == [*inputs, *optional]
+        flags = graph.input[len(inputs)].type.tensor_type
         assert (flags.elem_type, [dim.dim_value for dim in flags.shape.dim]) == (onnx.TensorProto.BOOL, [len(sites)])
         assert [value_facts(value) for value in graph.output] == [spec_facts(spec) for spec in layer["outputs"]]
-        assert [value_facts(value)[1] for value in graph.input[3:]] == [onnx.TensorProto.FLOAT] * len(sites)
-        assert {*names[2:]} <= {tensor.name for tensor in graph.initializer}
+        assert [value_facts(value)[1] for value in graph.input[len(inputs) + 1 :]] == [onnx.TensorProto.FLOAT] * len(
+            sites
+        )
+        assert {*optional} <= {tensor.name for tensor in graph.initializer}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -104,6 +108,8 @@ def test_model_onnx_opens_by_path_and_gives_the_golden_answer(name: str, artifac
         "hidden_states": pad([np.array(rows, np.float32) for rows in golden["request"]["hidden_states"]]),
         "attention_mask": pad([np.array(mask, np.int64) for mask in golden["request"]["attention_mask"]]),
     }
+    if name == "rotary":
+        feeds["position_ids"] = np.broadcast_to(np.arange(3), (2, 3))
     (answer,) = session.run(["block_output"], feeds)
     for got, want in zip(answer, golden["answer"]["block_output"], strict=True):
         assert np.abs(got[: len(want)] - np.array(want)).max() <= golden["tolerance"]

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.block import Stack, TransformerBlock
-from export.config import BlockConfig, StackConfig
+from export.config import BlockConfig, Parallel, Placement, StackConfig
 from export.probes import block_probes, layer_outputs
 from export.proof import tolerance
+from export.rotary import Rotary
 from export.sources import checkpoint, minilm, random, torch_encoder
 from export.sources.families import read_model
 from tests import artifacts, textbook
 from tests.export import oracle
+
+LONGEST = 64
 
 
 def textbook_probes(name: str, x: Any) -> dict[str, NDArray[Any]]:
@@ -30,11 +33,11 @@ def textbook_probes(name: str, x: Any) -> dict[str, NDArray[Any]]:
     return run(stack.layers[0], torch.tensor([x], dtype=torch.float32))
 
 
-def run(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> dict[str, NDArray[Any]]:
+def run(block: nn.Module, x: Tensor, mask: Tensor | None = None, *positions: Tensor) -> dict[str, NDArray[Any]]:
     """All probes of the first sequence."""
     mask = torch.ones(x.shape[:2], dtype=torch.int64) if mask is None else mask
     with torch.inference_mode():
-        return {name: tensor[0].numpy() for name, tensor in block(x, mask).items()}
+        return {name: tensor[0].numpy() for name, tensor in block(x, mask, *positions).items()}
 
 
 def assert_book(got: Any, want: Any) -> None:
@@ -171,23 +174,55 @@ def test_a_row_with_nothing_to_attend_to_is_all_zero(mask: str) -> None:
     assert np.isfinite(probes["layer_output"]).all()
 
 
+rotaries = st.builds(
+    Rotary,
+    dims=st.sampled_from((2, 4, 130)),
+    max_position_embeddings=st.just(LONGEST),
+    theta=st.sampled_from((10.0, 1e4, 5e5)),
+    pairs=st.sampled_from(("half", "interleaved")),
+    scaling=st.sampled_from(("none", "linear", "llama3")),
+    factor=st.sampled_from((1.0, 2.0, 8.0)),
+    original_max_position_embeddings=st.sampled_from((4, 16, 8192)),
+)
+
+
+def some_block(
+    shared: int,
+    group: int,
+    rotary: Rotary | None,
+    head_dim: int,
+    placement: Placement,
+    parallel: Parallel,
+    **fields: Any,
+) -> BlockConfig:
+    fits = rotary if rotary and rotary.dims <= head_dim else None
+    heads: dict[str, Any] = {"num_attention_heads": shared * group, "num_key_value_heads": shared, "head_dim": head_dim}
+    residual: dict[str, Any] = {"placement": placement, "parallel": parallel if placement == "pre" else "none"}
+    return BlockConfig(rotary=fits, **heads, **residual, **fields)
+
+
 configs = st.builds(
-    BlockConfig,
+    some_block,
+    shared=st.integers(1, 3),
+    group=st.integers(1, 3),
     hidden_size=st.integers(1, 12),
-    num_attention_heads=st.integers(1, 3),
     head_dim=st.sampled_from((1, 2, 5, 130)),
     value_head_dim=st.integers(1, 5),
     intermediate_size=st.integers(1, 9),
-    norm=st.sampled_from(("none", "layer")),
+    norm=st.sampled_from(("none", "layer", "rms")),
     norm_eps=st.sampled_from((1e-12, 1e-5, 0.1)),
     norm_bias=st.booleans(),
     placement=st.sampled_from(("pre", "post")),
+    parallel=st.sampled_from(("none", "one_norm", "two_norms")),
     query_bias=st.booleans(),
     key_bias=st.booleans(),
     value_bias=st.booleans(),
     output_bias=st.booleans(),
+    qk_norm=st.sampled_from(("none", "rms")),
+    rotary=st.none() | rotaries,
+    ffn=st.sampled_from(("mlp", "glu")),
     ffn_bias=st.booleans(),
-    hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh", "quick_gelu")),
+    hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh", "quick_gelu", "silu")),
     mask=st.sampled_from(("bidirectional", "causal")),
 )
 
@@ -195,17 +230,22 @@ configs = st.builds(
 @given(config=configs, seed=st.integers(0, 1000), mask=st.lists(st.integers(0, 1), min_size=1, max_size=7))
 def test_every_probe_of_every_config_equals_the_float64_oracle(config: BlockConfig, seed: int, mask: list[int]) -> None:
     block = random.load(StackConfig(layers=(config,)), seed).layers[0].module.double()
-    x = np.random.default_rng(seed).standard_normal((len(mask), config.hidden_size))
-    got = run(block, torch.from_numpy(x)[None], torch.tensor([mask]))
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((len(mask), config.hidden_size))
+    positions = generator.integers(0, LONGEST, len(mask)) if seed % 2 else np.arange(len(mask))
+    given_positions = [torch.from_numpy(positions)[None]] if seed % 2 else []
+    got = run(block, torch.from_numpy(x)[None], torch.tensor([mask]), *given_positions)
     state = {name: tensor.numpy() for name, tensor in block.state_dict().items()}
-    want = oracle.block(config, state, x, np.array(mask))
+    want = oracle.block(config, state, x, np.array(mask), positions)
+    # A frequency is a float32, whose last bit depends on who computes the power.
+    close = 1e-5 if config.rotary else 1e-9
     lowest = float(np.finfo(np.float32).min)
     assert list(got) == list(want) == [probe.name for probe in block_probes(config)]
     for probe in block_probes(config):
         size = {"sequence": len(mask), "query": len(mask), "key": len(mask)}
         shape = tuple(size.get(axis, extent) for axis, extent in zip(probe.axes[1:], probe.shape[1:], strict=True))
         assert got[probe.name].shape == shape, probe.name
-        assert np.allclose(np.maximum(got[probe.name], lowest), want[probe.name], rtol=1e-9, atol=1e-9), probe.name
+        assert np.allclose(np.maximum(got[probe.name], lowest), want[probe.name], rtol=close, atol=close), probe.name
 
 
 def test_only_a_final_norm_makes_block_output_a_tensor_of_the_last_layer() -> None:
@@ -223,7 +263,7 @@ def test_shapes_are_what_the_types_say() -> None:
     """In a process of its own: the import hook would otherwise stand inside every traced module."""
     script = """
 from jaxtyping import install_import_hook
-parts = ("attention", "block", "feed_forward", "linear", "norm", "sources.text_front")
+parts = ("attention", "block", "feed_forward", "linear", "norm", "position", "sources.text_front")
 with install_import_hook([f"export.{part}" for part in parts], "beartype.beartype"):
     import torch
     from export.config import StackConfig
@@ -231,7 +271,10 @@ with install_import_hook([f"export.{part}" for part in parts], "beartype.beartyp
     from export.sources.family import Text
     from export.sources.text_front import Embeddings
 fields = {"hidden_size": 6, "num_attention_heads": 2, "head_dim": 130, "value_head_dim": 5, "intermediate_size": 7}
-for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}):
+rotary = {"rotary": {"max_position_embeddings": 9, "dims": 4}}
+grouped = {**rotary, "num_key_value_heads": 1, "norm": "rms", "qk_norm": "rms", "ffn": "glu", "final_norm": "rms"}
+parallel = {"parallel": "one_norm"}
+for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}, grouped, parallel):
     source = random.load(StackConfig.from_dict({**fields, "num_layers": 2, **more}))
     x, mask = torch.randn(3, 4, 6), torch.ones(3, 4, dtype=torch.int64)
     assert source.model(x, mask).shape == x.shape

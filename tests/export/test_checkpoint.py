@@ -132,7 +132,10 @@ def test_older_names_of_norms_are_read(tmp_path: Path) -> None:
         ),
         (
             {"hidden_act": ["gelu"]},
-            "hidden_act is ['gelu'], and only relu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu are supported",
+            (
+                "hidden_act is ['gelu'], and only relu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, silu, swish are "
+                "supported"
+            ),
         ),
         ({"vocab_size": None}, "vocab_size must be an integer of at least 1, got None"),
         ({"max_position_embeddings": 0}, "max_position_embeddings must be an integer of at least 1, got 0"),
@@ -185,8 +188,8 @@ def test_gpt2s_other_scales_are_refused(config: dict[str, Any], sentence: str, t
 
 
 KNOWN = (
-    "bert, clip, clip_text_model, clip_vision_model, deit, distilbert, electra, gpt2, roberta, siglip, "
-    "siglip_text_model, siglip_vision_model, vit, xlm-roberta"
+    "bert, clip, clip_text_model, clip_vision_model, deit, distilbert, electra, gpt2, gpt_neox, llama, mistral, phi3, "
+    "qwen2, qwen3, roberta, siglip, siglip_text_model, siglip_vision_model, vit, xlm-roberta"
 )
 
 
@@ -194,10 +197,10 @@ KNOWN = (
     ("fields", "sentence"),
     [
         (
-            {"model_type": "llama"},
+            {"model_type": "modernbert"},
             (
-                "model_type is 'llama', which comes later: the block does not have rotary positions, grouped key-value "
-                "heads, RMS norm and a gated feed-forward yet"
+                "model_type is 'modernbert', which comes later: the block does not have a sliding window and layers "
+                "without a norm yet"
             ),
         ),
         (
@@ -252,11 +255,11 @@ def test_a_family_that_is_not_served_is_refused_in_words(fields: dict[str, Any],
             "{0}/config.json: --tower does not go with model_type 'vit', which has no two towers",
         ),
         (
-            {"model_type": "clip", "text_config": {"hidden_act": "silu"}},
+            {"model_type": "clip", "text_config": {"hidden_act": "mish"}},
             "text",
             (
-                "{0}/config.json: text_config.hidden_act is 'silu', and only relu, gelu, gelu_new, gelu_pytorch_tanh, "
-                "quick_gelu are supported"
+                "{0}/config.json: text_config.hidden_act is 'mish', and only relu, gelu, gelu_new, gelu_pytorch_tanh, "
+                "quick_gelu, silu, swish are supported"
             ),
         ),
         ({"model_type": "clip", "text_config": 3}, "text", "{0}/config.json: text_config must be an object, got 3"),

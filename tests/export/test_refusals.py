@@ -28,7 +28,7 @@ def place(tmp_path: Path) -> Path:
     folders = {
         "gpt2": {"model_type": "gpt2"},
         "relative": {**bert, "num_hidden_layers": 2, "position_embedding_type": "relative_key"},
-        "swish": {**bert, "num_hidden_layers": 2, "hidden_act": "swish"},
+        "mish": {**bert, "num_hidden_layers": 2, "hidden_act": "mish"},
         "bert": {**bert, "num_hidden_layers": 2},
     }
     for name, config in folders.items():
@@ -110,12 +110,14 @@ REFUSALS = [
     ("--source random", "a block needs hidden_size, num_attention_heads, intermediate_size"),
     ("--source random --layers 0:1", "--layers does not go with --source random"),
     ("x --source random", "FROM does not go with --source random"),
-    (f"{RANDOM} --norm rms", "norm must be one of none, layer; got 'rms'"),
+    (f"{RANDOM} --norm root", "norm must be one of none, layer, rms; got 'root'"),
+    (f"{RANDOM} --placement post --parallel one_norm", "parallel one_norm goes with placement pre, got 'post'"),
+    (f"{RANDOM} --num-key-value-heads 3", "num_key_value_heads must divide the 2 heads, got 3"),
     (f"{RANDOM} --num-layers 0", "num_layers must be an integer of at least 1, got 0"),
     (f"{RANDOM} --hidden-size 9", "hidden_size 9 does not divide into 2 heads; give head_dim"),
     (
         "--source random --config block.json",
-        "block.json: unknown field 'num_heads'; the nearest is 'num_attention_heads'",
+        "block.json: unknown field 'num_heads'; the nearest is 'num_key_value_heads'",
     ),
     ("--source random --config list.json", "list.json must hold one JSON object"),
     ("--source random --config none.json", "there is no file none.json"),
@@ -137,10 +139,10 @@ REFUSALS = [
         "relative/config.json: position_embedding_type is 'relative_key', and only 'absolute' is supported",
     ),
     (
-        "swish",
+        "mish",
         (
-            "swish/config.json: hidden_act is 'swish', and only relu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu "
-            "are supported"
+            "mish/config.json: hidden_act is 'mish', and only relu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, "
+            "silu, swish are supported"
         ),
     ),
     ("bert --layers 1:3", "--layers 1:3 is out of range: the source has 2 layers, so 0:2 is all of them"),

@@ -53,7 +53,7 @@ def fitted() -> Document:
             fields["outputs"] = _some(_ADDRESSES)
             fields["interventions"] = _changes()
             fields["priority"] = _WHOLE
-            del fields["text"], fields["input_ids"], media["schema"]["oneOf"]
+            del fields["text"], fields["input_ids"], fields["position_ids"], media["schema"]["oneOf"]
             media["schema"]["required"] = ["hidden_states"]
         else:
             _name(operation, {"model": ["tiny.probes"]})

@@ -89,6 +89,7 @@ CASES: dict[str, tuple[Corruption, str]] = {
     "text from elsewhere": (change("text", value={**FRONT, "tokenizer": "../x"}), f"{HERE} text.tokenizer: Input should be 'text/tokenizer.json'"),
     "hidden size 16": (change("hidden_size", value=16), f"{INPUTS} 16"),
     "no inputs": (change("inputs", value=[]), f"{INPUTS} 8"),
+    "positions without a limit": (_edit(lambda m: m["inputs"].append({**m["inputs"][1], "name": "position_ids"})), f"{HERE} limits.max_sequence_length is null, and position_ids must be below it"),
     "output renamed": (change("outputs", 0, "name", value="other"), f"{INPUTS} 8"),
     "axes short": (change("layers", 0, "outputs", 1, "axes", value=["batch"]), AXES),
     "axes without a sequence": (change("layers", 0, "outputs", 1, "axes", value=["batch", "x", "y"]), AXES),

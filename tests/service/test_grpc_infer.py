@@ -17,8 +17,8 @@ from tests.service.log_lines import lines_of
 
 HALVES = "expected FP16 and BF16 in raw_input_contents: the protocol has no list for their numbers"
 CALLED = (
-    "expected an input called hidden_states or attention_mask, or ADDRESS.VERB with scale, add or set for VERB, "
-    "got another one"
+    "expected an input called hidden_states, attention_mask or position_ids, or ADDRESS.VERB with scale, add or set "
+    "for VERB, got another one"
 )
 ADDRESSES = ("layers.1.attention_weights", "layers.0.query", "block_output")
 

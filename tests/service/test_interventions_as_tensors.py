@@ -235,10 +235,12 @@ def one(name: str = "layers.0.query.add", shape: tuple[int, ...] = (1,), **more:
 
 
 CALLED = (
-    "expected an input called hidden_states or attention_mask, or ADDRESS.VERB with scale, add or set for VERB, "
-    "got another one"
+    "expected an input called hidden_states, attention_mask or position_ids, or ADDRESS.VERB with scale, add or set "
+    "for VERB, got another one"
 )
-LEAN = "expected hidden_states or attention_mask: what is inside is changed by inputs of model tiny.probes"
+LEAN = (
+    "expected hidden_states, attention_mask or position_ids: what is inside is changed by inputs of model tiny.probes"
+)
 AXIS = "expected 1, for all sequences, or 2, one for each, got"
 FINITE = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
 ONE, TWO = "inputs[1]", "inputs[2]"
@@ -384,7 +386,7 @@ def test_grpc_has_no_halves_as_numbers(caller: Grpc) -> None:
     assert caller.failure("ModelInfer", request) == ("INVALID_ARGUMENT", f"{said} - at inputs[1].datatype")
 
 
-KNOWN = "hidden_states, input_ids, attention_mask, sequence_lengths, __metadata__"
+KNOWN = "hidden_states, input_ids, attention_mask, position_ids, sequence_lengths, __metadata__"
 PART = b'"dtype":"F32","shape":[1,1,8],"data_offsets":[0,32]'
 IN_HEADER: dict[str, tuple[Callable[[], bytes], int, str, str, str]] = {
     "without a verb": (
@@ -430,7 +432,7 @@ IN_HEADER: dict[str, tuple[Callable[[], bytes], int, str, str, str]] = {
         f"unknown field, number 2 of header; the fields are {KNOWN}, ADDRESS.scale, .add and .set",
     ),
     "4,097 times": (
-        lambda: write(orjson.dumps({f"layers.0.query[{i}].add": {} for i in range(4102)})), 422,
+        lambda: write(orjson.dumps({f"layers.0.query[{i}].add": {} for i in range(4103)})), 422,
         "too_many_interventions", "header", "expected at most 4,096 interventions, got more",
     ),
     "fields that do not fit": (

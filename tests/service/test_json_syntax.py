@@ -15,7 +15,7 @@ CONTROL = "expected JSON: a string holds a control character"
 UTF_8 = "expected JSON in UTF-8"
 DEEP = "expected JSON: lists are nested too deep"
 EMPTY = "expected JSON: the body is empty"
-FIELDS = "hidden_states, input_ids, text, attention_mask, outputs, interventions, timeout_s, priority"
+FIELDS = "hidden_states, input_ids, text, attention_mask, position_ids, outputs, interventions, timeout_s, priority"
 
 UNREADABLE = {
     "empty": (b"", EMPTY),

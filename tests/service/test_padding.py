@@ -54,6 +54,17 @@ def test_pad_makes_what_the_graphs_declare_and_never_fewer_than_two_positions(ba
     assert padded.attention_mask.flags.c_contiguous
 
 
+def test_positions_are_each_sequences_own_or_count_up_and_zero_in_padding() -> None:
+    values, mask = np.ones((3, HIDDEN_SIZE), np.float32), np.ones(3, np.bool_)
+    given_positions = Sequence(values, mask, OUTPUTS, position_ids=np.array([7, 7, 2]))
+    counted, single = Sequence(values, mask, OUTPUTS), Sequence(values[:1], mask[:1], OUTPUTS)
+    padded = pad([given_positions, counted, single], positions=True).position_ids
+    assert padded is not None
+    assert padded.dtype == np.int64
+    assert padded.tolist() == [[7, 7, 2], [0, 1, 2], [0, 0, 0]]
+    assert pad([counted]).position_ids is None
+
+
 @given(st.lists(lengths, min_size=1, max_size=6))
 def test_unpad_cuts_query_and_key_axes_alike_and_no_other_axis(sizes: list[int]) -> None:
     longest = max(sizes)

@@ -42,8 +42,8 @@ ILLEGAL: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "an unknown input": (
         {"inputs": [states(), mask(name="other")]}, "unknown_input", "inputs[1].name",
-        ("expected an input called hidden_states or attention_mask, or ADDRESS.VERB with scale, add or set for VERB, "
-        "got another one"),
+        ("expected an input called hidden_states, attention_mask or position_ids, or ADDRESS.VERB with scale, add or "
+        "set for VERB, got another one"),
     ),
     "an input twice": (
         {"inputs": [states(), states()]}, "duplicate_input", "inputs[1].name", "input hidden_states came twice"
