@@ -235,10 +235,8 @@ def test_a_breach_fails_the_export_and_names_output_batch_error_and_bound(
 ) -> None:
     import export.parity
 
-    real = export.parity.run_graph
-
     def planted(session: Any, hidden_states: Any, attention_mask: Any) -> Any:
-        answer = real(session, hidden_states, attention_mask)
+        answer = run_graph(session, hidden_states, attention_mask)
         if "context" in answer:
             answer["context"] = answer["context"] + np.float32(0.25)
         return answer
