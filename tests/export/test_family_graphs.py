@@ -9,8 +9,8 @@ import pytest
 
 from export.batches import Batch, Padding, make_masks, pad
 from export.onnx_file import write_graphs
-from export.session import open_graph, run_graph
 from export.proof import same_bits, tolerance
+from export.session import open_graph, run_graph
 from export.sources import Source, TextFront, checkpoint
 from export.sources.families import read_model
 from tests.export import pretrained

@@ -234,6 +234,7 @@ def test_a_breach_fails_the_export_and_names_output_batch_error_and_bound(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import export.parity
+    from export.session import run_graph
 
     def planted(session: Any, hidden_states: Any, attention_mask: Any) -> Any:
         answer = run_graph(session, hidden_states, attention_mask)
