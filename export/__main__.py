@@ -74,13 +74,18 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
         _export_default(models, cache, console)
         return
     if source is None and origin is not None:
-        if not Path(origin).is_dir():
-            asks = " (auto asks the hub for a model of this name)" if is_hub_id(origin) else ""
-            raise ExportError(f"there is no folder {origin}; for what is none give --source{asks}")
+        _hold_folder(origin)
         asked["source"] = source = "auto"
     if source is None or (name is None and source != "minilm"):
         raise ExportError("give a folder or --source, and --name; or --default for the default model")
     _export(Options(**asked), Place(models, name or "minilm", version), console, overwrite=overwrite)
+
+
+def _hold_folder(origin: str) -> None:
+    """Where no --source is given a folder is meant, and nothing that is elsewhere."""
+    if not Path(origin).is_dir():
+        asks = " (auto asks the hub for a model of this name)" if is_hub_id(origin) else ""
+        raise ExportError(f"there is no folder {origin}; for what is none give --source{asks}")
 
 
 def _export(options: Options, place: Place, console: Console, *, overwrite: bool = False) -> None:

@@ -1,11 +1,12 @@
 """model.onnx out of the layers' graphs: the same nodes one after another, without the tensors nobody asks for."""
 
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import onnx_ir as ir
 from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from export.graph_weights import is_weight
 
 LAYER_OUTPUT = "layer_output"
 FINAL_OUTPUT = "block_output"
@@ -35,11 +36,6 @@ def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
     whole.graph.outputs.append(stream)
     RemoveUnusedNodesPass()(whole)
     return whole
-
-
-def is_weight(tensor: ir.TensorProtocol | None) -> TypeGuard[ir.TensorProtocol]:
-    """Whether a tensor belongs into weights.data: float, of rank 1 or more."""
-    return tensor is not None and tensor.dtype.is_floating_point() and tensor.shape.rank() > 0
 
 
 def _take_output(graph: ir.Graph, *, final: bool) -> ir.Value:

@@ -9,7 +9,6 @@ from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
-from export.chain import is_weight
 from export.probes import TensorSpec
 
 OVERRIDDEN, _OVERRIDE = "overridden", "override_"
@@ -35,15 +34,6 @@ class Editable(nn.Module):
 
         probes: dict[str, Tensor] = self.block(*inputs, at=at)
         return probes
-
-
-def emptied(traced: ir.Model) -> ir.Model:
-    """The graph with weights that take no memory: onnxscript's rules hold the graph that they saw last for good."""
-    for value in traced.graph.initializers.values():
-        if is_weight(value.const_value):
-            shape = tuple(value.const_value.shape.numpy())
-            value.const_value = ir.tensor(np.broadcast_to(np.float32(0), shape), name=value.name)
-    return traced
 
 
 def plain(traced: ir.Model) -> ir.Model:

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from export import ExportError
-from export.chain import is_weight
+from export.graph_weights import is_weight
 from export.sources import Source
 from export.trace import Step, trace_graphs
 

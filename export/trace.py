@@ -1,7 +1,6 @@
 """torch.onnx → graphs in memory: names, axes and operators as the contract says."""
 
 import copy
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +9,18 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from export import ExportError
-from export.chain import chain_layers, is_weight
+from export.chain import chain_layers
 from export.config import BlockConfig
-from export.editable import Editable, emptied, finish, plain
+from export.editable import Editable, finish, plain
+from export.graph_weights import emptied, filled, rename_weights
 from export.probes import TensorSpec, overrides, sites, stream
 from export.sources import Layer, Source
 
 OPSET = 20  # the first with Gelu, and old enough for every onnxruntime in use
-
-_CONSTANT = "constant_"
 
 Step = Callable[[str], None]
 
@@ -89,7 +86,7 @@ class _Tracer:
             flags = overrides(layer.outputs)[0]
             traced = _trace(module, (*self._takes, flags), layer.outputs, "", self._longest)
             self._traced[key] = emptied(traced)
-        editable = _fill(self._traced[key].clone(), layer.module, layer.prefix)
+        editable = filled(self._traced[key].clone(), layer.module, layer.prefix)
         own = plain(editable)
         finish(editable)
         _hold_to_contract(own, self._takes, layer.outputs)
@@ -113,28 +110,6 @@ def _twin(module: nn.Module) -> nn.Module:
     for parameter in twin.parameters():
         parameter.copy_(torch.rand(parameter.shape, generator=generator))
     return twin
-
-
-def _fill(graph: ir.Model, module: nn.Module, prefix: str) -> ir.Model:
-    tensors = {_short(name): tensor for name, tensor in module.state_dict().items()}
-    weights = {name: value for name, value in graph.graph.initializers.items() if is_weight(value.const_value)}
-    slots = {name: value for name, value in weights.items() if not name.startswith(_CONSTANT)}
-    if slots.keys() != tensors.keys():
-        raise ExportError(f"the traced graph lost or made weights: {sorted(slots.keys() ^ tensors.keys())}")
-    for name, value in slots.items():
-        value.name = _full(name, prefix)
-        value.const_value = ir.tensor(tensors[name].numpy(), name=value.name)
-    return graph
-
-
-def _short(name: str) -> str:
-    # A wrapper of this file, the editable one, and at most one of a source stand around a module.
-    return name.removeprefix("inner.").removeprefix("block.").removeprefix("block.")
-
-
-def _full(name: str, prefix: str) -> str:
-    """A parameter's name in the whole model, as Stack.state_dict() has it."""
-    return name if name.startswith("final_norm.") else prefix + name
 
 
 def _trace(
@@ -164,7 +139,7 @@ def _trace(
     assert program is not None  # noqa: S101 - the None of its signature belongs to dynamo=False
     graph: ir.Model = program.model
     ClearMetadataAndDocStringPass()(graph)  # it holds stack traces with this machine's paths
-    _rename_weights(graph, {f"inner.{name}" for name in module.state_dict()}, prefix)
+    rename_weights(graph, {f"inner.{name}" for name in module.state_dict()}, prefix)
     _hold_to_contract(graph, takes, gives)
     return graph
 
@@ -204,31 +179,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _rename_weights(graph: ir.Model, parameters: set[str], prefix: str) -> None:
-    """Gives each parameter its name in the whole model.
-
-    A constant that torch made on the way (a transposed weight of nn.Linear) is named by what it holds: torch's own
-    numbering differs from graph to graph, and one name must mean one tensor in all of them. Equal ones become one.
-    """
-    for name, value in list(graph.graph.initializers.items()):
-        if name in parameters:
-            value.name = _full(_short(name), prefix)
-        elif is_weight(value.const_value):
-            own = _constant_name(value.const_value)
-            if own in graph.graph.initializers:
-                replace_all_uses_with(value, graph.graph.initializers[own])
-                del graph.graph.initializers[name]
-            else:
-                value.name = own
-
-
-def _constant_name(tensor: ir.TensorProtocol) -> str:
-    """A name by dtype, shape and bytes: equal bytes may be different tensors."""
-    digest = hashlib.sha256(f"{tensor.dtype.name} {tensor.shape.numpy()}".encode())
-    digest.update(tensor.tobytes())
-    return f"{_CONSTANT}{digest.hexdigest()[:16]}"
 
 
 def _hold_to_contract(graph: ir.Model, takes: Sequence[TensorSpec], gives: Sequence[TensorSpec]) -> None:

@@ -71,7 +71,7 @@ def test_onnxruntime_is_imported_in_one_file_a_side() -> None:
         for path in SERVICE + EXPORT
         if any(line.startswith(("import onnxruntime", "from onnxruntime")) for line in path.read_text().splitlines())
     ]
-    assert importing == ["service/session.py", "export/parity.py"]
+    assert importing == ["service/session.py", "export/session.py"]
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export import trace
+from export import graph_weights, trace
 from export.probes import inputs, stream
 
 
@@ -39,7 +39,7 @@ def test_a_constant_used_twice_is_one_and_in_another_shape_another() -> None:
 
 def test_equal_bytes_of_another_dtype_have_another_name() -> None:
     names = {
-        trace._constant_name(ir.tensor(np.zeros(shape, dtype)))
+        graph_weights._constant_name(ir.tensor(np.zeros(shape, dtype)))
         for shape, dtype in (((4,), np.float32), ((2, 2), np.float32), ((8,), np.float16), ((2,), np.float64))
     }
     assert len(names) == 4
