@@ -19,6 +19,7 @@ PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 # Where it is set, every process would compile all tests anew, which pytest rewrites.
 unexport PYTHONDONTWRITEBYTECODE
+export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
 .PHONY: install check test test-long test-oracles families test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals bench-page screenshots openapi image clean

@@ -65,11 +65,12 @@ class Attention(nn.Module):
         query, key = at("query", query), at("key", key)
         value = at("value", split(linear(x, self.W_V, self.b_V), self.key_value_heads))
         allowed = visible(attention_mask, self.mask)
-        scores = scaled_scores(query, repeat_heads(key, self.heads))
+        # A sum and a product, computed in place; onnxruntime's Where takes three maps more (docs/decisions/0035).
         # The dtype's minimum and not -inf: a row with nothing to attend to stays finite, and no NaN can arise.
-        scores = at("attention_scores", torch.where(allowed, scores, torch.finfo(scores.dtype).min))
+        hiding = torch.where(allowed, query.new_zeros(()), torch.finfo(query.dtype).min)
+        scores = at("attention_scores", scaled_scores(query, repeat_heads(key, self.heads)) + hiding)
         # After that softmax such a row is uniform; it must be all zero, as nothing was attended to.
-        weights = at("attention_weights", torch.where(allowed, torch.softmax(scores, dim=-1), 0.0))
+        weights = at("attention_weights", torch.softmax(scores, dim=-1) * allowed)
         context = at("context", (weights @ repeat_heads(value, self.heads).transpose(1, 2)).transpose(1, 2))
         return {
             **unrotated,

@@ -15,7 +15,7 @@ from service.cut import view_bytes
 from service.edit import Edits, with_sources
 from service.layers import Layers, feeds_of
 from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec, TensorSpec
-from service.memory import Held, one_large
+from service.memory import Held, one_large, trim
 from service.padding import choose, pad, unpad
 from service.reduction import Rollout
 from service.session import Session, Stop
@@ -27,6 +27,7 @@ from service.view import take
 _FINAL, _ROLLOUT = Output(None, FINAL_OUTPUT), Output(None, ROLLOUT)
 LEAN = (View(_FINAL),)
 _WEIGHTS, _STREAM = "attention_weights", "layer_output"
+_TRIMMED_BYTES = 2**28  # of activations, from which on a page fault for each page of a layer is worth its memory
 _ANSWERS = Held()  # of all models
 
 
@@ -128,7 +129,7 @@ class Runner:
             if depth is None:
                 self._give(rows, _FINAL, self._run_model(batch, stop))
             else:
-                self._run_layers(batch, rows, depth, edits, stop)
+                self._run_layers(batch, rows, depth, edits, stop, trimmed=activations > _TRIMMED_BYTES)
         for array in {id(array): array for row in rows for array in row.arrays()}.values():
             _ANSWERS.add(array)
         return [tuple(row.found[view] for view in row.views) for row in rows]
@@ -144,7 +145,9 @@ class Runner:
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], feeds_of(batch.hidden_states, batch), stop)[0]
 
-    def _run_layers(self, batch: Batch, rows: "list[_Row]", depth: int, edits: Edits, stop: Stop) -> None:
+    def _run_layers(
+        self, batch: Batch, rows: "list[_Row]", depth: int, edits: Edits, stop: Stop, *, trimmed: bool
+    ) -> None:
         """Runs the layers one after another, as far as the last one asked for."""
         self._layers.prepare(depth, edits)
         hidden_states = batch.hidden_states
@@ -160,6 +163,8 @@ class Runner:
                     row.rollout.add(row.cut(found[_WEIGHTS], self._spec.probes[layer][_WEIGHTS]))
             hidden_states = found.get(_STREAM, hidden_states)
             del found  # or this layer's maps would be there beside the next one's
+            if trimmed:
+                trim()  # the next one's may not fit into the pieces that they have left
         for row in rows:
             for view in row.views_of(_ROLLOUT):
                 row.found[view] = take(row.rollout.result(), view)

@@ -40,12 +40,8 @@ def test_entropies_of_every_layer_take_one_layers_map_beside_the_lean_run(
     artifact: Callable[[str], Path], tmp_path: Path
 ) -> None:
     asked = {"minilm": "block_output", "minilm.probes": "layers.*.attention_weights|entropy"}
-    peaks = {  # of two servers: how well the pool is filled is a matter of luck
-        model: [peak_mib(artifact("minilm"), tmp_path / f"{model}-{i}", model, address) for i in range(2)]
-        for model, address in asked.items()
-    }
-    lean, inside = max(peaks["minilm"]), min(peaks["minilm.probes"])
-    assert lean > 2 * MAP_MIB  # the lean run has maps too, of one layer at a time
+    lean, inside = (peak_mib(artifact("minilm"), tmp_path / model, model, address) for model, address in asked.items())
+    assert 2 * MAP_MIB < lean < 3 * MAP_MIB  # scores and weights of one layer at a time
     assert inside <= 1.5 * lean + MAP_MIB
 
 
