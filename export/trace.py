@@ -163,7 +163,7 @@ def _trace(
     assert program is not None  # noqa: S101 - the None of its signature belongs to dynamo=False
     graph: ir.Model = program.model
     ClearMetadataAndDocStringPass()(graph)  # it holds stack traces with this machine's paths
-    _rename_weights(graph, prefix)
+    _rename_weights(graph, {f"inner.{name}" for name in module.state_dict()}, prefix)
     _hold_to_contract(graph, takes, gives)
     return graph
 
@@ -205,14 +205,14 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _rename_weights(graph: ir.Model, prefix: str) -> None:
+def _rename_weights(graph: ir.Model, parameters: set[str], prefix: str) -> None:
     """Gives each parameter its name in the whole model.
 
     A constant that torch made on the way (a transposed weight of nn.Linear) is named by what it holds: torch's own
     numbering differs from graph to graph, and one name must mean one tensor in all of them. Equal ones become one.
     """
     for name, value in list(graph.graph.initializers.items()):
-        if name.startswith("inner."):
+        if name in parameters:
             value.name = _full(_short(name), prefix)
         elif is_weight(value.const_value):
             own = _constant_name(value.const_value)

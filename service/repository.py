@@ -145,7 +145,7 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     if spec.text is not None:
         embeddings = load_graph(spec.text.embeddings, files[spec.text.embeddings], weights)
         front = TextFront(spec.text, files[spec.text.tokenizer], f"{folder}/{spec.text.tokenizer}", embeddings)
-        _check_front(front, embeddings, spec, folder)
+        _check_front(front, embeddings, spec, settings.max_request_tokens, folder)
     runner = Runner(spec, session, load_layers, settings)
     check_golden(runner, spec, folder)
     if settings.layer_graphs == "eager":
@@ -206,8 +206,8 @@ def _same(spec: ModelSpec) -> tuple[Edit, ...]:
     return tuple(Edit(Output(layer, site), (), "scale", one) for layer, site in sites)
 
 
-def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, folder: Path) -> None:
-    """Holds the embeddings' tensors, vocabulary and positions against the manifest."""
+def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, most_tokens: int, folder: Path) -> None:
+    """Holds the embeddings' tensors, vocabulary and positions, as far as a request may go, against the manifest."""
     if spec.text is None:
         return
     place, axes = f"{folder}/{spec.text.embeddings}", ["batch", "sequence"]
@@ -215,7 +215,7 @@ def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, folder:
     states = TensorSpec(name="hidden_states", dtype="float32", axes=[*axes, "hidden"], shape=[-1, -1, spec.hidden_size])
     embeddings.check_contract([takes], [states], place)
     try:
-        ids = np.resize(np.asarray([0, spec.text.vocab_size - 1]), spec.text.max_tokens)
+        ids = np.resize(np.asarray([0, spec.text.vocab_size - 1]), min(spec.text.max_tokens, most_tokens))
         front.embed((ids,), (np.ones(len(ids), np.bool_),))
     except ERRORS as error:
         raise StartError(f"{place}: takes fewer ids or positions than the manifest says") from error

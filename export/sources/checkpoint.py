@@ -62,6 +62,8 @@ class _Found:
 
     def __init__(self, weights: Shards, model: Model) -> None:
         self._weights, self._model, self._family = weights, model, model.family
+        tensors = self._family.tensors
+        self._tensors = tensors(model.block) if callable(tensors) else tensors
         self._prefix = self._find_prefix()
 
     def stack(self, first: int, end: int) -> Stack:
@@ -69,7 +71,7 @@ class _Found:
         block, family = self._model.block, self._family
         config = StackConfig(layers=(block,) * (end - first))
         if family.final_norm and end == self._model.depth:
-            config = replace(config, final_norm="layer", final_norm_eps=block.norm_eps)
+            config = replace(config, final_norm=block.norm, final_norm_eps=block.norm_eps)
         stack = Stack(config)
         shapes = {name: tuple(tensor.shape) for name, tensor in stack.state_dict().items()}
         stack.load_state_dict({name: self._ours(name, shape, first) for name, shape in shapes.items()}, assign=True)
@@ -96,7 +98,7 @@ class _Found:
             return self.take(f"{family.final_norm}{name.removeprefix('final_norm')}", shape)
         _, index, own = name.split(".", 2)
         take = partial(self.take, before=f"{family.layers}{first + int(index)}.")
-        return take_as_ours(take, family.tensors[own], shape, family.stored)
+        return take_as_ours(take, self._tensors[own], shape, family.stored)
 
     def _find_prefix(self) -> str:
         family, names = self._family, self._weights.names

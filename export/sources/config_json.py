@@ -76,8 +76,8 @@ class Config:
         """
         return None if self._get(key, None) is None else self.size(key, 1)
 
-    def number(self, key: str, default: float) -> Any:
-        """What stands there, for BlockConfig to check: JSON's number."""
+    def value(self, key: str, default: object) -> Any:
+        """What stands there, for others to check."""
         return self._get(key, default)
 
     def flag(self, key: str, *, default: bool) -> bool:

@@ -6,27 +6,28 @@ from pathlib import Path
 from export import ExportError
 from export.config import BlockConfig
 from export.json_file import read_json
-from export.sources import bert, clip, gpt2, vit
+from export.sources import bert, clip, gpt2, llama, neox, vit
 from export.sources.config_json import Config
 from export.sources.family import Family, Text
 
-FAMILIES: tuple[Family, ...] = (*bert.FAMILIES, *gpt2.FAMILIES, *vit.FAMILIES, *clip.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    *bert.FAMILIES,
+    *gpt2.FAMILIES,
+    *neox.FAMILIES,
+    *llama.FAMILIES,
+    *vit.FAMILIES,
+    *clip.FAMILIES,
+)
 KNOWN = {model_type: family for family in FAMILIES for model_type in family.model_types}
 _TOWERS = {(str(family.inside), str(family.tower)): family for family in FAMILIES if family.inside}
 
-_ROTARY, _WINDOW = "rotary positions", "a sliding window"
-_GEMMA = (_ROTARY, "a norm that multiplies by 1 + weight")
+_WINDOW = "a sliding window"
+_GEMMA = ("a norm that multiplies by 1 + weight",)
 # What the block lacks for the families that come later.
 _LATER = {
-    "llama": (_ROTARY,),
-    "mistral": (_ROTARY, _WINDOW),
-    "qwen2": (_ROTARY,),
-    "qwen3": (_ROTARY,),
-    "phi3": (_ROTARY, _WINDOW),
     "gemma": _GEMMA,
     "gemma2": (*_GEMMA, "four norms a layer", "capped scores", _WINDOW),
-    "gpt_neox": (_ROTARY, "a parallel residual"),
-    "modernbert": (_ROTARY, _WINDOW, "layers without a norm"),
+    "modernbert": (_WINDOW, "layers without a norm"),
     "t5": ("scores without a scale", "a relative bias"),
     "mt5": ("scores without a scale", "a relative bias"),
     "dinov2": ("layer scale",),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from export.config import divide
+from export.config import BlockConfig, divide
 from export.sources.config_json import Config
 
 # BlockConfig's field ← a key of config.json, and the default that transformers gives to that key.
@@ -17,24 +17,33 @@ class Part:
 
     Attributes:
         name: The packed tensor's name.
-        index: Which part of it, from 0.
+        index: Which part of it is ours, from 0.
         count: How many parts of the same size it has.
+        width: How many of them are ours.
+        groups: How often the same parts follow each other: once, or once a head.
     """
 
     name: str
     index: int
     count: int
+    width: int = 1
+    groups: int = 1
+
+
+Tensors = Mapping[str, str | Part]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
     """The tensors that turn ids into hidden states, and their sizes: word + token type 0 + position, norm, projection.
 
+    Of a family whose layers have positions of their own, the word's alone.
+
     Attributes:
         word: The words' tensor [vocabulary, width].
         vocab_size: Its rows.
-        position: The positions' tensor [positions, width].
-        positions: Its rows.
+        positions: How many positions there are.
+        position: Their tensor [positions, width], or None.
         token_type: The token types' tensor, whose first row is added; None where a family has no such types.
         token_types: Its rows.
         norm: What the names of the norm's weight and bias begin with, or None; its epsilon is the blocks'.
@@ -46,8 +55,8 @@ class Text:
 
     word: str
     vocab_size: int
-    position: str
     positions: int
+    position: str | None = None
     token_type: str | None = None
     token_types: int = 0
     norm: str | None = None
@@ -71,7 +80,7 @@ class Family:
         depth: The key of the number of layers, and transformers' default for it.
         prefixes: What may stand before every name: models with a head call the model below it by a name.
         layers: What a layer's names begin with, before its number.
-        tensors: Ours ← theirs, of one layer.
+        tensors: Ours ← theirs, of one layer; made from the block where it decides how they are packed.
         stored: "out_in" as nn.Linear stores a matrix, "in_out" as Conv1D and we do.
         final_norm: What the names of the norm after the last layer begin with, or None; its epsilon is the blocks'.
         text: From config.json to the text front's tensors, or None for a family without.
@@ -90,7 +99,7 @@ class Family:
     depth: tuple[str, int] = ("num_hidden_layers", 12)
     prefixes: tuple[str, ...]
     layers: str
-    tensors: Mapping[str, str | Part]
+    tensors: Tensors | Callable[[BlockConfig], Tensors]
     stored: Literal["out_in", "in_out"] = "out_in"
     final_norm: str | None = None
     text: Callable[[Config], Text] | None = None
@@ -112,13 +121,15 @@ def block_fields(config: Config, keys: Keys, **fixed: Any) -> dict[str, Any]:
         ValueError: The heads do not divide the hidden size.
     """
     fields = {field: _read(config, field, key, default) for field, (key, default) in keys.items()}
-    head_dim = fields.pop("head_dim", None) or divide(fields["hidden_size"], fields["num_attention_heads"])
-    return {**fields, "head_dim": head_dim, **fixed}
+    told = {field: value for field, value in fields.items() if value is not None}
+    if "head_dim" not in told:
+        told["head_dim"] = divide(told["hidden_size"], told["num_attention_heads"])
+    return {**told, **fixed}
 
 
 def _read(config: Config, field: str, key: str, default: Any) -> Any:
     if field == "norm_eps":
-        return config.number(key, default)
+        return config.value(key, default)
     if field == "hidden_act":
         return config.activation(key, default)
     if field.endswith("_bias"):

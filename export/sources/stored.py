@@ -26,8 +26,11 @@ def take_as_ours(
     """
     part = stored if isinstance(stored, Part) else Part(stored, 0, 1)
     *rows, size = shape
-    wide = (*rows, part.count * size)
+    wide = (*rows, size // part.width * part.count)
     turned = order == "out_in"
     packed = take(part.name, tuple(reversed(wide)) if turned else wide)
-    own = packed.narrow(0 if turned else -1, part.index * size, size)
+    axis = 0 if turned else packed.ndim - 1
+    before, behind = packed.shape[:axis], packed.shape[axis + 1 :]
+    parts = packed.reshape(*before, part.groups, part.count, -1, *behind)
+    own = parts.narrow(axis + 1, part.index, part.width).flatten(axis, axis + 2)
     return own.t().contiguous() if turned else own.contiguous()

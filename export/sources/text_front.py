@@ -28,7 +28,7 @@ class Embeddings(nn.Module):
         width = text.width or hidden_size
         self.padding = text.padding
         self.word = matrix(text.vocab_size, width)
-        self.position = matrix(text.positions, width)
+        self.position = matrix(text.positions, width) if text.position else None
         self.token_type = matrix(text.token_types, width) if text.token_type else None
         self.norm = LayerNorm(width, eps, bias=True) if text.norm else nn.Identity()
         self.projection = matrix(width, hidden_size) if text.projection else None
@@ -39,7 +39,9 @@ class Embeddings(nn.Module):
         words = nn.functional.embedding(input_ids, self.word)
         if self.token_type is not None:
             words = words + self.token_type[0]
-        hidden: Tensor = self.norm(words + nn.functional.embedding(self._positions(input_ids), self.position))
+        if self.position is not None:
+            words = words + nn.functional.embedding(self._positions(input_ids), self.position)
+        hidden: Tensor = self.norm(words)
         return hidden if self.projection is None else linear(hidden, self.projection, self.projection_bias)
 
     def _positions(self, input_ids: Int[Tensor, "batch sequence"]) -> Int[Tensor, "#batch sequence"]:

@@ -1,10 +1,11 @@
 """Small seeded models by `transformers`, saved as it saves them, and what its eager attention computes on the way."""
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,19 @@ from export.proof import tolerance
 Array = NDArray[Any]
 
 LAYERS, LONGEST = 3, 64
-PROBES = 13  # of the 16 that a layer has: those that transformers' modules pass on; no residual sum, and no scores
+# Of a layer's probes those that transformers' modules do not pass on.
+NOT_PASSED = frozenset({"attention_scores", "resid_mid", "resid_post"})
 SIZES = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 20, "num_hidden_layers": LAYERS}
 WORDS = {"vocab_size": 40, "max_position_embeddings": LONGEST + 6}
 PATCHES = {"image_size": 8, "patch_size": 4}
 DISTIL = {"dim": 24, "n_heads": 3, "hidden_dim": 20, "n_layers": LAYERS, **WORDS}
 GPT2 = {"n_embd": 24, "n_head": 3, "n_layer": LAYERS, "n_positions": LONGEST + 6, "vocab_size": 40,
         "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+ROTARY = {**SIZES, **WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+GROUPED = {**ROTARY, "num_attention_heads": 6, "num_key_value_heads": 2}  # heads of 4
+OTHER = {"hidden_act": "gelu_new", "rms_norm_eps": 0.01, "num_attention_heads": 4, "num_key_value_heads": 1}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}  # fmt: skip
 CLIP_TEXT = {**SIZES, **WORDS, "bos_token_id": 1, "eos_token_id": 2}
 PAIR = {"text_config": CLIP_TEXT, "vision_config": {**SIZES, **PATCHES}}
 
@@ -35,6 +42,17 @@ BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "a
         "intermediate.dense", "output.dense")  # fmt: skip
 DISTILBERT = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2")
 PACKED = ("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+NEOX = (*["attention.query_key_value"] * 3, "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+LLAMA = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.down_proj",
+)
+QWEN3 = ("self_attn.q_norm", "self_attn.k_norm", *LLAMA[2:])
+PHI3 = (*["self_attn.qkv_proj"] * 3, "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 VIT = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.fc1", "mlp.fc2")
 CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 
@@ -110,6 +128,44 @@ CASES: dict[str, Case] = {
                  "transformer"),
             Case("gpt2", "GPT2Model", "GPT2Config", {**GPT2, "n_embd": 256, "n_head": 1, "n_inner": 20}, PACKED),
         ),
+        (
+            Case("gpt_neox", "GPTNeoXModel", "GPTNeoXConfig", ROTARY, NEOX),
+            Case("gpt_neox", "GPTNeoXForCausalLM", "GPTNeoXConfig",
+                 {**ROTARY, "use_parallel_residual": False, "attention_bias": False, "hidden_act": "relu",
+                  "layer_norm_eps": 0.01,
+                  "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 50.0,
+                                      "partial_rotary_factor": 0.5}}, NEOX, "gpt_neox"),
+        ),
+        (
+            Case("llama", "LlamaModel", "LlamaConfig", GROUPED, LLAMA),
+            Case("llama", "LlamaForCausalLM", "LlamaConfig",
+                 {**ROTARY, **OTHER, "head_dim": 10, "attention_bias": True, "mlp_bias": True,
+                  "rope_parameters": LLAMA3}, LLAMA, "model"),
+            Case("llama", "LlamaModel", "LlamaConfig",
+                 {**GROUPED, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256}, LLAMA),
+        ),
+        (
+            Case("mistral", "MistralModel", "MistralConfig", {**GROUPED, "sliding_window": None}, LLAMA),
+            Case("mistral", "MistralForCausalLM", "MistralConfig",
+                 {**ROTARY, **OTHER, "sliding_window": None, "head_dim": 8,
+                  "rope_parameters": {"rope_type": "linear", "factor": 2.0}}, LLAMA, "model"),
+        ),
+        (
+            Case("qwen2", "Qwen2Model", "Qwen2Config", GROUPED, LLAMA),
+            Case("qwen2", "Qwen2ForCausalLM", "Qwen2Config",
+                 {**ROTARY, **OTHER, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, LLAMA, "model"),
+        ),
+        (
+            Case("qwen3", "Qwen3Model", "Qwen3Config", {**GROUPED, "head_dim": 8}, QWEN3),
+            Case("qwen3", "Qwen3ForCausalLM", "Qwen3Config",
+                 {**ROTARY, **OTHER, "head_dim": 12, "attention_bias": True}, QWEN3, "model"),
+        ),
+        (
+            Case("phi3", "Phi3Model", "Phi3Config", GROUPED, PHI3),
+            Case("phi3", "Phi3ForCausalLM", "Phi3Config",
+                 {**ROTARY, **OTHER, "num_attention_heads": 3, "num_key_value_heads": 3,
+                  "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, PHI3, "model"),
+        ),
         _vit("vit", "ViT"),
         _vit("deit", "DeiT"),
         _tower("clip", "Text", CLIP_TEXT),
@@ -163,11 +219,14 @@ class Oracle:
         case, model = CASES[name], make(name)
         base = getattr(model, case.base) if case.base else model
         self._model = copy.deepcopy(base).double() if double else base
-        self._modules = case.modules
+        self._modules, self._kind = case.modules, case.family
         self._sees_images = self._model.main_input_name == "pixel_values"
-        # A vision tower takes no mask; and CLIP's float64 has a softmax of float32, where the mask becomes -inf, and a
-        # row with nothing to attend to NaN. What is hidden can be left out: within the layers only the order counts.
-        self._leaves_out = self._sees_images or (double and case.family == "clip_text_model")
+        self._rotary: Any = getattr(self._model, "rotary_emb", None)
+        # A vision tower takes no mask; and the float64 of CLIP and of rotary models has a softmax of float32, where the
+        # mask becomes -inf, and a row with nothing to attend to NaN. What is hidden can be left out: within the layers
+        # only the order counts, and the positions that are given.
+        softmax_of_float32 = case.family == "clip_text_model" or self._rotary
+        self._leaves_out = self._sees_images or (double and softmax_of_float32)
         lists = [module for module in self._model.modules() if isinstance(module, nn.ModuleList)]
         (self._layers,) = (found for found in lists if len(found) == LAYERS)
 
@@ -184,14 +243,18 @@ class Oracle:
             Of each layer tensors without the batch's axis, at the positions where the mask is 1.
         """
         kept = np.flatnonzero(mask)
+        positions = np.arange(len(mask))
         if self._leaves_out:
-            hidden, mask = hidden[kept], mask[kept]
+            hidden, mask, positions = hidden[kept], mask[kept], kept
         found: list[dict[str, Any]] = [{} for _ in self._layers]
         with self._hooked(found, torch.from_numpy(hidden)[None].to(self._model.dtype), first), torch.inference_mode():
-            answer = self._model(**self._inputs(mask), output_attentions=True)
+            answer = self._model(**self._inputs(mask, positions), output_attentions=True)
         for layer, weights in zip(found, answer.attentions, strict=True):
             layer["attention_weights"] = weights
         found[-1]["block_output"] = answer.last_hidden_state
+        if self._rotary:
+            for layer in found:
+                self._turn(layer, torch.from_numpy(positions)[None])
         keep = slice(None) if self._leaves_out else kept
         return [{key: _cut(key, value[0].numpy(), keep) for key, value in layer.items()} for layer in found[first:end]]
 
@@ -203,13 +266,24 @@ class Oracle:
         values: Array = found[0]["layer_input"][0].numpy()
         return values
 
-    def _inputs(self, mask: Array) -> dict[str, Any]:
+    def _inputs(self, mask: Array, positions: Array) -> dict[str, Any]:
         if self._sees_images:
             return {"pixel_values": torch.zeros(1, 3, 8, 8, dtype=self._model.dtype)}
         return {
             "input_ids": torch.full((1, len(mask)), 7),
             "attention_mask": torch.from_numpy(mask)[None],
+            **({"position_ids": torch.from_numpy(positions)[None]} if self._rotary else {}),
         }
+
+    def _turn(self, layer: dict[str, Any], positions: torch.Tensor) -> None:
+        """What the modules passed on is not turned yet; the model's own functions turn it."""
+        size = _head_dim(self._model.config)
+        heads = [layer[name].reshape(*layer[name].shape[:2], -1, size) for name in ("query", "key")]
+        layer["query_unrotated"], layer["key_unrotated"] = heads
+        turn: Any = vars(sys.modules[type(self._model).__module__])["apply_rotary_pos_emb"]
+        with torch.inference_mode():
+            cos, sin = self._rotary(heads[0], positions)
+            layer["query"], layer["key"] = turn(*heads, cos, sin, unsqueeze_dim=2)
 
     @contextmanager
     def _hooked(
@@ -219,7 +293,9 @@ class Oracle:
         if hidden is not None:
             handles = [self._layers[first].register_forward_pre_hook(lambda _m, args: (hidden, *args[1:]))]
         for layer, probes in zip(self._layers, found, strict=True):
-            handles += _watch(layer, self._modules, probes)
+            handles += _watch(
+                layer, self._modules, probes, partial(SPLITS.get(self._kind, _thirds), self._model.config)
+            )
         try:
             yield
         finally:
@@ -227,25 +303,48 @@ class Oracle:
                 handle.remove()
 
 
-def _watch(layer: nn.Module, names: tuple[str, ...], probes: dict[str, Any]) -> list[Any]:
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _thirds(_config: Any, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return packed.chunk(3, dim=-1)
+
+
+def _head_by_head(config: Any, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return packed.reshape(*packed.shape[:2], config.num_attention_heads, 3, -1).unbind(-2)
+
+
+def _by_size(config: Any, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    shared = config.num_key_value_heads * _head_dim(config)
+    return packed[..., : -2 * shared], packed[..., -2 * shared : -shared], packed[..., -shared:]
+
+
+SPLITS = {"gpt_neox": _head_by_head, "phi3": _by_size}  # how queries, keys and values are packed
+
+
+def _watch(layer: nn.Module, names: tuple[str, ...], probes: dict[str, Any], unpack: Any) -> list[Any]:
     """Hooks that keep what goes in and out of a layer and of its six products."""
 
     def keep(inside: str, outside: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            probes[inside], probes[outside] = inputs[0], output[0] if isinstance(output, tuple) else output
+            whole = output[0] if isinstance(output, tuple) else output
+            probes[inside], probes[outside] = inputs[0], whole.chunk(2, dim=-1)[0] if outside == gated else whole
 
         return hook
 
     query, key, value, out, up, down = (layer.get_submodule(name) for name in names)
+    gated = "ffn_pre_activation" if names[4].endswith("gate_up_proj") else None  # the gate, and beside it the other
     pairs = [(layer, "layer_input", "layer_output"), (out, "context", "attention_output"),
              (up, "ffn_input", "ffn_pre_activation"), (down, "ffn_post_activation", "ffn_output")]  # fmt: skip
     if query is key:
 
         def split(_module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
             probes["attention_input"] = inputs[0]
-            probes["query"], probes["key"], probes["value"] = output.chunk(3, dim=-1)
+            probes["query"], probes["key"], probes["value"] = unpack(output)
 
         return [query.register_forward_hook(split), *(m.register_forward_hook(keep(i, o)) for m, i, o in pairs)]
+    # The value's hook comes last: what a norm of queries or keys is given is no attention_input.
     pairs += [(module, "attention_input", name) for module, name in ((query, "query"), (key, "key"), (value, "value"))]
     return [module.register_forward_hook(keep(inside, outside)) for module, inside, outside in pairs]
 
@@ -256,11 +355,10 @@ def _cut(name: str, values: Array, keep: Any) -> Array:
 
 
 def _ours(probes: Mapping[str, Array], name: str, row: int, keep: Array) -> Array:
-    """One of our probes as transformers has it: of one sequence, at the kept positions, heads side by side."""
+    """One of our probes, of one sequence, at the kept positions."""
     if name == "block_output" and name not in probes:
         name = "layer_output"  # no norm comes after it
-    values = _cut(name, probes[name][row], keep)
-    return values.reshape(len(values), -1) if name in {"query", "key", "value", "context"} else values
+    return _cut(name, probes[name][row], keep)
 
 
 Run = Callable[[int, Array, Array], Mapping[str, Array]]  # (layer, hidden_states, attention_mask) → its probes
@@ -302,10 +400,11 @@ def worst_error(
     for row, (hidden, mask) in enumerate(zip(rows, masks, strict=True)):
         plain, truth = (oracle(hidden, mask, first, first + len(answers)) for oracle in oracles)
         for index, names in enumerate(truth):
-            assert len(names.keys() - {"block_output"}) == PROBES
+            assert names.keys() - {"block_output"} == answers[index].keys() - NOT_PASSED - {"block_output"}
             for name, wanted in names.items():
-                error = np.abs(_ours(answers[index], name, row, np.flatnonzero(mask)) - wanted)
-                bound = tolerance(float(np.abs(plain[index][name] - wanted).max(initial=0)), wanted)
+                ours = _ours(answers[index], name, row, np.flatnonzero(mask))
+                error = np.abs(ours - wanted.reshape(ours.shape))
+                bound = tolerance(float(np.abs(plain[index][name] - wanted).max(initial=0)), wanted).reshape(ours.shape)
                 assert np.all(error <= bound), f"layer {first + index} {name} of {len(mask)} positions, sequence {row}"
                 worst = max(worst, float(error.max(initial=0)))
     return worst

@@ -98,4 +98,7 @@ def test_every_probe_of_a_familys_graphs_equals_transformers_and_is_the_same_alo
         worst = max(worst, worst_of_text(oracles, graphs, source.text, padding))
     record_property("family", CASES[name].family)
     record_property("worst_error", worst)
+    names = answers[0].keys() - {"block_output"}
+    record_property("probes", len(names))
+    record_property("held", len(names - pretrained.NOT_PASSED))
     record_property("text", source.text is not None)
