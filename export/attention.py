@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from export.config import BlockConfig, Mask
+from export.config import BlockConfig
 from export.linear import linear, matrix, vector
 from export.norm import make_norm
 from export.position import rotate, rotations
@@ -20,13 +20,15 @@ MAX_SUM = 128
 class Attention(nn.Module):
     """softmax(q·kᵀ / √d_k)·v for each head, heads concatenated times W_O (Vaswani et al. 2017, section 3.2).
 
-    Heads may share keys and values, and queries and keys may have a norm of their own.
+    Heads may share keys and values, queries and keys may have a norm of their own, and scores another scale and a cap.
     """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         hidden, heads, shared = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-        self.heads, self.key_value_heads, self.mask, self.rotary = heads, shared, config.mask, config.rotary
+        self.heads, self.key_value_heads, self.rotary = heads, shared, config.rotary
+        self.causal, self.window = config.mask == "causal", config.window
+        self.scale, self.softcap = config.scale, config.softcap
         self.W_Q = matrix(hidden, heads * config.head_dim)
         self.b_Q = vector(heads * config.head_dim, present=config.query_bias)
         self.W_K = matrix(hidden, shared * config.head_dim)
@@ -64,11 +66,14 @@ class Attention(nn.Module):
             query, key = (rotate(tensor, positions, self.rotary) for tensor in unrotated.values())
         query, key = at("query", query), at("key", key)
         value = at("value", split(linear(x, self.W_V, self.b_V), self.key_value_heads))
-        allowed = visible(attention_mask, self.mask)
+        allowed = visible(attention_mask, self.window, causal=self.causal)
         # A sum and a product, computed in place; onnxruntime's Where takes three maps more (docs/decisions/0035).
         # The dtype's minimum and not -inf: a row with nothing to attend to stays finite, and no NaN can arise.
         hiding = torch.where(allowed, query.new_zeros(()), torch.finfo(query.dtype).min)
-        scores = at("attention_scores", scaled_scores(query, repeat_heads(key, self.heads)) + hiding)
+        found = scaled_scores(query, repeat_heads(key, self.heads), self.scale)
+        if self.softcap:
+            found = torch.tanh(found / self.softcap) * self.softcap
+        scores = at("attention_scores", found + hiding)
         # After that softmax such a row is uniform; it must be all zero, as nothing was attended to.
         weights = at("attention_weights", torch.softmax(scores, dim=-1) * allowed)
         context = at("context", (weights @ repeat_heads(value, self.heads).transpose(1, 2)).transpose(1, 2))
@@ -103,21 +108,36 @@ def repeat_heads(x: Float[Tensor, "batch sequence _ size"], heads: int) -> Float
 
 
 def scaled_scores(
-    query: Float[Tensor, "batch sequence head head_dim"], key: Float[Tensor, "batch sequence head head_dim"]
+    query: Float[Tensor, "batch sequence head head_dim"],
+    key: Float[Tensor, "batch sequence head head_dim"],
+    scale: float | None,
 ) -> Float[Tensor, "batch head sequence sequence"]:
-    """q·kᵀ / √d_k for each head: how much each query looks for each key, before the mask."""
+    """q·kᵀ / √d_k (or · scale) for each head: how much each query looks for each key, before the mask."""
     queries, keys = query.transpose(1, 2), key.permute(0, 2, 3, 1)
     head_dim = query.shape[-1]
     products = queries[..., :MAX_SUM] @ keys[..., :MAX_SUM, :]
     for start in range(MAX_SUM, head_dim, MAX_SUM):
         products = products + queries[..., start : start + MAX_SUM] @ keys[..., start : start + MAX_SUM, :]
-    return products / math.sqrt(head_dim)
+    return products / math.sqrt(head_dim) if scale is None else products * scale
 
 
-def visible(attention_mask: Int[Tensor, "batch sequence"], mask: Mask) -> Bool[Tensor, "batch 1 #sequence sequence"]:
-    """Which key (last axis) each query may attend to; one row for all queries where the mask is bidirectional."""
+def visible(
+    attention_mask: Int[Tensor, "batch sequence"], window: int | None, *, causal: bool
+) -> Bool[Tensor, "batch 1 #sequence sequence"]:
+    """Which key (last axis) each query may attend to; one row for all queries where all of them see the same.
+
+    Args:
+        attention_mask: int64, 1 = attend.
+        window: Keys on a side, the query's own counted; None is all.
+        causal: Whether a query sees no key after it.
+    """
     allowed: Tensor = (attention_mask != 0)[:, None, None, :]
-    if mask == "causal":
-        position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        allowed = allowed & (position[None, :] <= position[:, None])
+    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    query, key = position[:, None], position[None, :]
+    if causal:
+        allowed = allowed & (key <= query)
+    if window is not None:
+        allowed = allowed & (query - key < window)
+        if not causal:
+            allowed = allowed & (key - query < window)
     return allowed

@@ -11,7 +11,9 @@ from export.probes import At, computed
 
 
 class TransformerBlock(nn.Module):
-    """Attention and feed-forward, each added to the residual stream, normed before (pre) or after the sum (post).
+    """Attention and feed-forward, each added to the residual stream.
+
+    Normed is what goes into each (pre), that and what comes out of it (sandwich), or the sum (post).
 
     Sources: Vaswani et al. 2017 (arXiv:1706.03762) for post, Xiong et al. 2020 (arXiv:2002.04745) for pre, Wang and
     Komatsuzaki 2021 (GPT-J) and Black et al. 2022 (arXiv:2204.06745) for parallel.
@@ -19,12 +21,13 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.pre, self.parallel = config.placement == "pre", config.parallel
-        self.attention_norm = make_norm(config.norm, config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.pre, self.parallel = config.placement != "post", config.parallel
+        self.attention_norm = _norm(config)
         self.attention = Attention(config)
-        own = "none" if config.parallel == "one_norm" else config.norm
-        self.ffn_norm = make_norm(own, config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.after_attention = _norm(config, present=config.placement == "sandwich")
+        self.ffn_norm = _norm(config, present=config.parallel != "one_norm")
         self.feed_forward = FeedForward(config)
+        self.after_ffn = _norm(config, present=config.placement == "sandwich")
 
     def forward(
         self,
@@ -44,18 +47,22 @@ class TransformerBlock(nn.Module):
         attention_input = at("attention_input", self.attention_norm(hidden_states) if self.pre else hidden_states)
         attention = self.attention(attention_input, attention_mask, position_ids, at)
         found = {"layer_input": hidden_states, "attention_input": attention_input, **attention}
+        stream = hidden_states + self.after_attention(attention["attention_output"])
         if self.parallel == "none":
-            stream = found["resid_mid"] = at("resid_mid", hidden_states + attention["attention_output"])
+            stream = found["resid_mid"] = at("resid_mid", stream)
             ffn_input = at("ffn_input", self.ffn_norm(stream) if self.pre else self.attention_norm(stream))
         else:
-            stream = hidden_states + attention["attention_output"]  # nobody sees it before the feed-forward is added
             own = attention_input if self.parallel == "one_norm" else hidden_states
             ffn_input = at("ffn_input", self.ffn_norm(own))
         ffn = self.feed_forward(ffn_input, at)
         # Post-norm's residual stream is the normed one: its norm stands on the stream, not beside it.
-        resid_post = at("resid_post", (stream if self.pre else ffn_input) + ffn["ffn_output"])
+        resid_post = at("resid_post", (stream if self.pre else ffn_input) + self.after_ffn(ffn["ffn_output"]))
         layer_output = at("layer_output", resid_post if self.pre else self.ffn_norm(resid_post))
         return {**found, "ffn_input": ffn_input, **ffn, "resid_post": resid_post, "layer_output": layer_output}
+
+
+def _norm(config: BlockConfig, *, present: bool = True) -> nn.Module:
+    return make_norm(config.norm if present else "none", config.hidden_size, config.norm_eps, bias=config.norm_bias)
 
 
 class Stack(nn.Module):

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 from export.fields import check_fields, refuse_unknown
 from export.rotary import Rotary
 
-Norm = Literal["none", "layer", "rms"]
-Placement = Literal["pre", "post"]
+Norm = Literal["none", "layer", "rms", "rms_one_plus"]
+Placement = Literal["pre", "post", "sandwich"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
 FeedForwardKind = Literal["mlp", "glu"]
 QueryKeyNorm = Literal["none", "rms"]
@@ -32,12 +32,13 @@ class BlockConfig:
         value_head_dim: d_v, the width of a value. Free of d_k, because only W_O has to bring H·d_v back to D.
         intermediate_size: F, the width between the feed-forward's two products; usually 4·D.
         norm: "none" is the textbook's bare formulas; "layer" is LayerNorm (Ba et al. 2016); "rms" is RMSNorm, which
-            subtracts no mean (Zhang & Sennrich 2019).
+            subtracts no mean (Zhang & Sennrich 2019), "rms_one_plus" the same times 1 + weight (Gemma).
         norm_eps: Added to the variance, or the mean square, so that no row divides by zero; 1e-12 in BERT, 1e-5 in
             PyTorch.
         norm_bias: Whether LayerNorm adds a bias; PyTorch's bias=False takes it away, and RMSNorm never has one.
         placement: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each part
-            (Xiong et al. 2020). Without a norm both are the same.
+            (Xiong et al. 2020), "sandwich" before each part and what it gives, before that is added (Ding et al. 2021,
+            arXiv:2105.13290; Gemma 2). Without a norm all are the same.
         parallel: "none" gives the feed-forward what attention has added to; else both see the block's own input and
             are added at once: each through its own norm ("two_norms", GPT-NeoX) or both through attention's
             ("one_norm", GPT-J). Pre-norm only.
@@ -53,7 +54,12 @@ class BlockConfig:
         ffn_bias: Whether all products of the feed-forward have a bias.
         hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact),
             "quick_gelu" (CLIP's, 2e-2 away) or "silu" (x·σ(x), also called swish).
+        scale: What q·k is multiplied by; None is 1/√d_k. Gemma 2 has a number of its own.
+        softcap: Scores are bent to stay within ± this, by softcap·tanh(score / softcap), before the mask (Gemma 2); None
+            leaves them as they are.
         mask: "bidirectional" lets every position see every other, "causal" only itself and those before it.
+        window: Keys that a query sees on a side, itself counted: those with |q - k| < window. Positions are counted as
+            sent, hidden ones too. None is all (Beltagy et al. 2020, arXiv:2004.05150).
 
     Raises:
         ValueError: A size below 1, an epsilon that is not positive, a word outside its list, key-value heads that
@@ -81,7 +87,10 @@ class BlockConfig:
     ffn: FeedForwardKind = "mlp"
     ffn_bias: bool = True
     hidden_act: Activation = "gelu"
+    scale: float | None = None
+    softcap: float | None = None
     mask: Mask = "bidirectional"
+    window: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -120,8 +129,7 @@ class StackConfig:
 
     Attributes:
         layers: The blocks in order. They may differ in everything but hidden_size.
-        final_norm: "layer" or "rms" where the source normalises the last block's output (pre-norm models do), else
-            "none".
+        final_norm: The norm of the last block's output where the source has one (pre-norm models do), else "none".
         final_norm_eps: The final norm's own epsilon: some sources differ from their blocks here.
         final_norm_bias: Whether the final norm adds a bias, if it is a LayerNorm.
 

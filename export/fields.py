@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -36,9 +36,13 @@ def check_fields(config: Any, before: str = "") -> None:
 
 
 def _check_field(name: str, kind: Any, value: object) -> None:
+    if isinstance(kind, UnionType):
+        if value is None:
+            return
+        (kind,) = {*get_args(kind)} - {NoneType}
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
-    if isinstance(kind, UnionType) and not isinstance(value, kind):
+    if dataclasses.is_dataclass(kind) and not isinstance(value, kind):
         raise ValueError(f"{name} must be an object or null, got {value!r}")  # noqa: TRY004 - as for each other field
     if kind is bool and not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")

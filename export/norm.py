@@ -23,20 +23,26 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean(x²) + eps) · weight over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """x / √(mean(x²) + eps) · weight over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467).
 
-    def __init__(self, size: int, eps: float) -> None:
+    `one_plus` multiplies by 1 + weight instead, so that a weight of 0 changes nothing (Gemma).
+    """
+
+    def __init__(self, size: int, eps: float, *, one_plus: bool = False) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.one_plus = eps, one_plus
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows hidden"]:
         """Each row normalised on its own; same shape and dtype."""
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+        normed = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        scaled = normed * self.weight
+        # Not (1 + weight): the exporter would fold that to a tensor of its own, and the weight be lost.
+        return normed + scaled if self.one_plus else scaled
 
 
 def make_norm(kind: Norm, size: int, eps: float, *, bias: bool) -> nn.Module:
     """The norm that the config names; "none" hands x through."""
-    if kind == "rms":
-        return RMSNorm(size, eps)
+    if kind in {"rms", "rms_one_plus"}:
+        return RMSNorm(size, eps, one_plus=kind == "rms_one_plus")
     return nn.Identity() if kind == "none" else LayerNorm(size, eps, bias=bias)

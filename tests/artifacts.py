@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -129,9 +129,26 @@ ROTARY = {
 }  # fmt: skip
 
 
-def _rotary(_name: str, folder: Path) -> list[str]:
-    (folder / "rotary.json").write_text(json.dumps(ROTARY), encoding="utf-8")
-    return ["--source", "random", "--config", str(folder / "rotary.json")]
+_SIZES = {"hidden_size": 24, "intermediate_size": 20, "norm": "rms_one_plus", "placement": "sandwich"}
+_TURNED = {"max_position_embeddings": 96, "theta": 100.0}
+# Layers of one stack that have little in common, two of them but for their windows.
+UNLIKE = {
+    "layers": [
+        {**_SIZES, "num_attention_heads": 4, "mask": "causal", "window": 4, "softcap": 2.0, "scale": 0.7},
+        {**_SIZES, "num_attention_heads": 4, "mask": "causal", "softcap": 2.0, "scale": 0.7},
+        {"hidden_size": 24, "intermediate_size": 12, "num_attention_heads": 2, "window": 3, "rotary": _TURNED},
+        {**_SIZES, "num_attention_heads": 3, "rotary": {**_TURNED, "theta": 1e3, "dims": 4}},
+    ],
+    "final_norm": "rms_one_plus",
+}
+
+
+def _config(config: Mapping[str, Any]) -> Callable[[str, Path], list[str]]:
+    def write(_name: str, folder: Path) -> list[str]:
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return ["--source", "random", "--config", str(folder / "config.json")]
+
+    return write
 
 
 def _minilm(*more: str) -> Callable[[str, Path], list[str]]:
@@ -149,7 +166,8 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     "head-256": _random(
         hidden_size=512, num_attention_heads=2, intermediate_size=64, mask="causal", final_norm="layer"
     ),
-    "rotary": _rotary,
+    "rotary": _config(ROTARY),
+    "unlike": _config(UNLIKE),
     "causal-final-norm": _random(
         hidden_size=32,
         num_attention_heads=2,

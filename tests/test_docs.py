@@ -147,7 +147,10 @@ def names_of(schema: dict[str, Any]) -> set[str]:
     "name",
     [
         *SERVED,
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("minilm-2-5", "causal-final-norm", "rotary")),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("minilm-2-5", "causal-final-norm", "rotary", "unlike")
+        ),
     ],
 )
 def test_a_manifest_is_valid_by_the_schema_and_read_by_the_service(artifact: Callable[[str], Path], name: str) -> None:

@@ -24,33 +24,37 @@ class _Weights:
     def norm(self, rows: Array, name: str) -> Array:
         if self._config.norm == "none":
             return rows
-        if self._config.norm == "rms":
-            return self.rms(rows, name)
+        if self._config.norm.startswith("rms"):
+            return self.rms(rows, name, 1.0 if self._config.norm == "rms_one_plus" else 0.0)
         centred = rows - rows.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self._config.norm_eps)
         return np.asarray(scaled * self._state[f"{name}.weight"] + self._state.get(f"{name}.bias", 0.0))
 
-    def rms(self, rows: Array, name: str) -> Array:
+    def rms(self, rows: Array, name: str, plus: float = 0.0) -> Array:
         length = np.linalg.norm(rows, axis=-1, keepdims=True)
         scaled = rows / np.sqrt(length**2 / rows.shape[-1] + self._config.norm_eps)
-        return np.asarray(scaled * self._state[f"{name}.weight"])
+        return np.asarray(scaled * (plus + self._state[f"{name}.weight"]))
+
+    def added(self, rows: Array, part: str) -> Array:
+        """What a part adds to the stream, from what it gives."""
+        return self.norm(rows, f"after_{part}") if self._config.placement == "sandwich" else rows
 
 
 def block(config: Any, state: Mapping[str, Array], x: Array, mask: Array, positions: Array) -> dict[str, Array]:
     """Every probe of one sequence: x [sequence, hidden], mask (1 = attend) and positions [sequence]; no batch axis."""
-    weights, pre = _Weights(config, state), config.placement == "pre"
+    weights, pre = _Weights(config, state), config.placement != "post"
     found = {"layer_input": x, "attention_input": weights.norm(x, "attention_norm") if pre else x}
     _project(config, weights, found, positions)
     _attend(config, found, mask)
     found["attention_output"] = weights.affine(found["context"].reshape(len(x), -1), "attention", "O")
-    stream = x + found["attention_output"]
+    stream = x + weights.added(found["attention_output"], "attention")
     if config.parallel == "none":
         found["resid_mid"] = stream
         found["ffn_input"] = weights.norm(stream, "ffn_norm" if pre else "attention_norm")
     else:
         found["ffn_input"] = weights.norm(x, "ffn_norm" if config.parallel == "two_norms" else "attention_norm")
     _feed_forward(config, weights, found)
-    found["resid_post"] = (stream if pre else found["ffn_input"]) + found["ffn_output"]
+    found["resid_post"] = (stream if pre else found["ffn_input"]) + weights.added(found["ffn_output"], "ffn")
     found["layer_output"] = found["resid_post"] if pre else weights.norm(found["resid_post"], "ffn_norm")
     return found
 
@@ -105,13 +109,21 @@ def _attend(config: Any, found: dict[str, Array], mask: Array) -> None:
     for head in range(heads):
         shared = head * config.num_key_value_heads // heads
         for row in range(length):
-            seen = [k for k in range(length) if mask[k] and (config.mask == "bidirectional" or k <= row)]
-            scores = found["key"][seen, shared] @ found["query"][row, head] / math.sqrt(config.head_dim)
+            seen = [key for key in _near(config, row, length) if mask[key]]
+            scores = found["key"][seen, shared] @ found["query"][row, head] * (config.scale or config.head_dim**-0.5)
+            if config.softcap:
+                scores = config.softcap * np.tanh(scores / config.softcap)
             found["attention_scores"][head, row, seen] = scores
             if seen:
                 exponents = np.exp(scores - scores.max())
                 found["attention_weights"][head, row, seen] = exponents / exponents.sum()
         found["context"][:, head] = found["attention_weights"][head] @ found["value"][:, shared]
+
+
+def _near(config: Any, row: int, length: int) -> range:
+    """The keys that a query would see if none were hidden."""
+    reach = length if config.window is None else config.window - 1
+    return range(max(0, row - reach), (row if config.mask == "causal" else min(length - 1, row + reach)) + 1)
 
 
 def _feed_forward(config: Any, weights: _Weights, found: dict[str, Array]) -> None:

@@ -18,7 +18,8 @@ from export.proof import tolerance
 from tests import artifacts
 
 SCHEMA = json.loads((artifacts.ROOT / "docs" / "artifact.schema.json").read_text(encoding="utf-8"))
-ALL = (*artifacts.SERVED, *(pytest.param(name, marks=pytest.mark.long) for name in ("causal-final-norm", "rotary")))
+MORE = ("causal-final-norm", "rotary", "unlike")
+ALL = (*artifacts.SERVED, *(pytest.param(name, marks=pytest.mark.long) for name in MORE))
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def test_model_onnx_opens_by_path_and_gives_the_golden_answer(name: str, artifac
         "hidden_states": pad([np.array(rows, np.float32) for rows in golden["request"]["hidden_states"]]),
         "attention_mask": pad([np.array(mask, np.int64) for mask in golden["request"]["attention_mask"]]),
     }
-    if name == "rotary":
+    if name in {"rotary", "unlike"}:
         feeds["position_ids"] = np.broadcast_to(np.arange(3), (2, 3))
     (answer,) = session.run(["block_output"], feeds)
     for got, want in zip(answer, golden["answer"]["block_output"], strict=True):

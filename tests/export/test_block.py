@@ -209,10 +209,10 @@ configs = st.builds(
     head_dim=st.sampled_from((1, 2, 5, 130)),
     value_head_dim=st.integers(1, 5),
     intermediate_size=st.integers(1, 9),
-    norm=st.sampled_from(("none", "layer", "rms")),
+    norm=st.sampled_from(("none", "layer", "rms", "rms_one_plus")),
     norm_eps=st.sampled_from((1e-12, 1e-5, 0.1)),
     norm_bias=st.booleans(),
-    placement=st.sampled_from(("pre", "post")),
+    placement=st.sampled_from(("pre", "post", "sandwich")),
     parallel=st.sampled_from(("none", "one_norm", "two_norms")),
     query_bias=st.booleans(),
     key_bias=st.booleans(),
@@ -223,7 +223,10 @@ configs = st.builds(
     ffn=st.sampled_from(("mlp", "glu")),
     ffn_bias=st.booleans(),
     hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh", "quick_gelu", "silu")),
+    scale=st.none() | st.sampled_from((0.1, 1.0)),
+    softcap=st.none() | st.sampled_from((0.5, 30.0)),
     mask=st.sampled_from(("bidirectional", "causal")),
+    window=st.none() | st.integers(1, 8),
 )
 
 
