@@ -78,23 +78,23 @@ def _block(config: Config, *, keys: Keys, positions: int, share: Any = None, **f
     return {**fields, "rotary": read_rotary(config, fields["head_dim"], positions, share=share)}
 
 
-def _windowless(config: Config, default: int | None, **more: Any) -> dict[str, Any]:
-    width = config.value("sliding_window", default)
-    if width is not None:
-        raise config.refusal(f"sliding_window is {width!r}, and only null is supported: the block has no window yet")
-    return _block(config, **more)
+def _windowed(config: Config, default: int | None, **more: Any) -> dict[str, Any]:
+    """A block whose queries see as many keys as sliding_window says, itself among them; null is all before it."""
+    window = config.value("sliding_window", default)
+    width = None if window is None else config.size("sliding_window", window)
+    return {**_block(config, **more), "window": width}
 
 
 def _qwen(config: Config, **more: Any) -> dict[str, Any]:
     kinds = config.value("layer_types", None)
     if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
-        raise config.refusal("layer_types has another than full_attention: the block has no window yet")
+        raise config.refusal("layer_types has another than full_attention, and Qwen's windows are not supported")
     return _block(config, positions=32768, **more)
 
 
 def _phi3(config: Config) -> dict[str, Any]:
     share = config.value("partial_rotary_factor", 1.0)
-    return _windowless(config, None, keys=_PHI3, positions=4096, share=share)
+    return _windowed(config, None, keys=_PHI3, positions=4096, share=share)
 
 
 def _phi3_tensors(block: BlockConfig) -> dict[str, str | Part]:
@@ -137,7 +137,7 @@ LLAMA = Family(
 MISTRAL = replace(
     LLAMA,
     model_types=("mistral",),
-    block=partial(_windowless, default=4096, keys=_MISTRAL, positions=131072),
+    block=partial(_windowed, default=4096, keys=_MISTRAL, positions=131072),
     text=partial(_text, vocab_size=32000, positions=131072),
     harmless=frozenset(),
 )

@@ -147,7 +147,7 @@ CASES: dict[str, Case] = {
         (
             Case("mistral", "MistralModel", "MistralConfig", {**GROUPED, "sliding_window": None}, LLAMA),
             Case("mistral", "MistralForCausalLM", "MistralConfig",
-                 {**ROTARY, **OTHER, "sliding_window": None, "head_dim": 8,
+                 {**ROTARY, **OTHER, "sliding_window": 5, "head_dim": 8,
                   "rope_parameters": {"rope_type": "linear", "factor": 2.0}}, LLAMA, "model"),
         ),
         (
@@ -163,7 +163,7 @@ CASES: dict[str, Case] = {
         (
             Case("phi3", "Phi3Model", "Phi3Config", GROUPED, PHI3),
             Case("phi3", "Phi3ForCausalLM", "Phi3Config",
-                 {**ROTARY, **OTHER, "num_attention_heads": 3, "num_key_value_heads": 3,
+                 {**ROTARY, **OTHER, "num_attention_heads": 3, "num_key_value_heads": 3, "sliding_window": 3,
                   "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, PHI3, "model"),
         ),
         _vit("vit", "ViT"),

@@ -56,19 +56,18 @@ def test_older_words_say_the_same_as_newer(
 
 
 UNKNOWN = "that is known here, and may change what it computes; where it does not, take it out of the file"
-WINDOW = "and only null is supported: the block has no window yet"
 
 
 @pytest.mark.parametrize(
     ("kind", "fields", "sentence"),
     [
-        ("mistral", {}, f"sliding_window is 4096, {WINDOW}"),
-        ("phi3", {"sliding_window": 2047}, f"sliding_window is 2047, {WINDOW}"),
+        ("mistral", {"sliding_window": 0}, "sliding_window must be an integer of at least 1, got 0"),
+        ("phi3", {"sliding_window": "wide"}, "sliding_window must be an integer of at least 1, got 'wide'"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True, and only False is supported"),
         (
             "qwen3",
             {"layer_types": ["full_attention", "sliding_attention"]},
-            "layer_types has another than full_attention: the block has no window yet",
+            "layer_types has another than full_attention, and Qwen's windows are not supported",
         ),
         ("llama", {"sliding_window": 8}, f"sliding_window is no key of llama {UNKNOWN}"),
         (
