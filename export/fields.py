@@ -42,8 +42,8 @@ def _check_field(name: str, kind: Any, value: object) -> None:
         (kind,) = {*get_args(kind)} - {NoneType}
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
-    if dataclasses.is_dataclass(kind) and not isinstance(value, kind):
-        raise ValueError(f"{name} must be an object or null, got {value!r}")  # noqa: TRY004 - as for each other field
+    if dataclasses.is_dataclass(kind) and type(value) is not kind:
+        raise ValueError(f"{name} must be an object or null, got {value!r}")
     if kind is bool and not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -41,7 +41,7 @@ _ALWAYS: Mapping[str, Any] = {
     "norm": "rms", "placement": "pre", "mask": "causal", "ffn": "glu",
     **{f"{name}_bias": False for name in ("norm", "query", "key", "value", "output", "ffn")},
 }  # fmt: skip
-_LAYER: dict[str, str | Part] = {
+LAYER: dict[str, str | Part] = {
     "attention_norm.weight": "input_layernorm.weight",
     "attention.W_Q": "self_attn.q_proj.weight",
     "attention.b_Q": "self_attn.q_proj.bias",
@@ -102,7 +102,7 @@ def _phi3_tensors(block: BlockConfig) -> dict[str, str | Part]:
     group = block.num_attention_heads // block.num_key_value_heads
     packed = {"W_Q": (0, group), "W_K": (group, 1), "W_V": (group + 1, 1)}
     return {
-        **_LAYER,
+        **LAYER,
         **{
             f"attention.{name}": Part("self_attn.qkv_proj.weight", index, group + 2, width)
             for name, (index, width) in packed.items()
@@ -126,7 +126,7 @@ LLAMA = Family(
     depth=("num_hidden_layers", 32),
     prefixes=("model.", ""),
     layers="layers.",
-    tensors=_LAYER,
+    tensors=LAYER,
     final_norm="norm",
     text=partial(_text, vocab_size=32000, positions=2048),
     front=("embed_tokens.",),
