@@ -55,8 +55,7 @@ class BlockConfig:
         hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact),
             "quick_gelu" (CLIP's, 2e-2 away) or "silu" (x·σ(x), also called swish).
         scale: What q·k is multiplied by; None is 1/√d_k. Gemma 2 has a number of its own.
-        softcap: Scores are bent to stay within ± this, by softcap·tanh(score / softcap), before the mask (Gemma 2);
-            None leaves them as they are.
+        softcap: Scores are bent to stay within ± this, by softcap·tanh(score / softcap), before the mask (Gemma 2).
         mask: "bidirectional" lets every position see every other, "causal" only itself and those before it.
         window: Keys that a query sees on a side, itself counted: those with |q - k| < window. Positions are counted as
             sent, hidden ones too. None is all (Beltagy et al. 2020, arXiv:2004.05150).

@@ -16,6 +16,7 @@ from service.manifest import ModelSpec
 from service.settings import describe
 from tests import forked
 from tests.artifacts import SERVED
+from tests.export import test_artifact
 from tests.server import Server
 
 ROOT = Path(__file__).parent.parent
@@ -147,10 +148,7 @@ def names_of(schema: dict[str, Any]) -> set[str]:
     "name",
     [
         *SERVED,
-        *(
-            pytest.param(name, marks=pytest.mark.long)
-            for name in ("minilm-2-5", "causal-final-norm", "rotary", "unlike")
-        ),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("minilm-2-5", *test_artifact.MORE)),
     ],
 )
 def test_a_manifest_is_valid_by_the_schema_and_read_by_the_service(artifact: Callable[[str], Path], name: str) -> None:

@@ -76,7 +76,7 @@ class _Found:
     def stack(self, first: int, end: int) -> Stack:
         """The layers with their weights, and the final norm if they are the last."""
         block, family = self._model.block, self._family
-        config = StackConfig(layers=(block,) * (end - first))
+        config = StackConfig(layers=self._model.blocks[first:end])
         if family.final_norm and end == self._model.depth:
             config = replace(config, final_norm=block.norm, final_norm_eps=block.norm_eps)
         stack = Stack(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from export import ExportError
 from export.config import BlockConfig
 from export.json_file import read_json
-from export.sources import bert, clip, gpt2, llama, neox, vit
+from export.sources import bert, clip, gemma, gpt2, llama, neox, vit
 from export.sources.config_json import Config
 from export.sources.family import Family, Text
 
@@ -15,19 +15,16 @@ FAMILIES: tuple[Family, ...] = (
     *gpt2.FAMILIES,
     *neox.FAMILIES,
     *llama.FAMILIES,
+    *gemma.FAMILIES,
     *vit.FAMILIES,
     *clip.FAMILIES,
 )
 KNOWN = {model_type: family for family in FAMILIES for model_type in family.model_types}
 _TOWERS = {(str(family.inside), str(family.tower)): family for family in FAMILIES if family.inside}
 
-_WINDOW = "a sliding window"
-_GEMMA = ("a norm that multiplies by 1 + weight",)
 # What the block lacks for the families that come later.
 _LATER = {
-    "gemma": _GEMMA,
-    "gemma2": (*_GEMMA, "four norms a layer", "capped scores", _WINDOW),
-    "modernbert": (_WINDOW, "layers without a norm"),
+    "modernbert": ("layers without a norm",),
     "t5": ("scores without a scale", "a relative bias"),
     "mt5": ("scores without a scale", "a relative bias"),
     "dinov2": ("layer scale",),
@@ -50,18 +47,26 @@ class Model:
     Attributes:
         kind: Its model_type.
         family: Its weight layout.
-        block: The config of each of its layers.
-        depth: How many layers it has.
+        blocks: The config of each of its layers.
         text: The text front's tensors, or None for a family without.
         reference: What it calls itself, or None.
     """
 
     kind: str
     family: Family
-    block: BlockConfig
-    depth: int
+    blocks: tuple[BlockConfig, ...]
     text: Text | None
     reference: str | None
+
+    @property
+    def depth(self) -> int:
+        """How many layers it has."""
+        return len(self.blocks)
+
+    @property
+    def block(self) -> BlockConfig:
+        """The first layer's config, for what all layers share."""
+        return self.blocks[0]
 
 
 def read_model(folder: Path, tower: str | None = None) -> Model:
@@ -103,14 +108,16 @@ def _tower(config: Config, pair: str, tower: str | None) -> tuple[str, Config]:
 
 def _read(config: Config, kind: str, family: Family, reference: str | None) -> Model:
     config.only(family.only)
+    depth = config.size(*family.depth)
     try:
-        block = BlockConfig.from_dict(family.block(config))
+        shared = family.block(config)
+        own = family.vary(config, depth) if family.vary else ({},) * depth
+        blocks = tuple(BlockConfig.from_dict({**shared, **fields}) for fields in own)
     except ValueError as error:
         raise config.refusal(str(error)) from error
-    depth = config.size(*family.depth)
     text = family.text(config) if family.text else None
     config.finish(kind, family.harmless)
-    return Model(kind, family, block, depth, text, reference)
+    return Model(kind, family, blocks, text, reference)
 
 
 def _why_not(kind: object, keys: frozenset[str]) -> str:

@@ -1,6 +1,6 @@
 """What a family of models is: a table of names and transforms, and how its config.json becomes a BlockConfig."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ class Text:
         width: Size of an embedding before that product; None is the hidden size.
         padding: Where set, positions are counted from the id of the padding on: the first token that is no padding has
             position padding + 1, and padding itself has position padding (fairseq's make_positions).
+        scale: What a word's embedding is multiplied by.
     """
 
     word: str
@@ -63,6 +64,7 @@ class Text:
     projection: str | None = None
     width: int | None = None
     padding: int | None = None
+    scale: float = 1.0
 
     @property
     def max_tokens(self) -> int:
@@ -77,6 +79,8 @@ class Family:
     Attributes:
         model_types: The values of config.json's model_type that have it.
         block: From config.json to the fields of BlockConfig, which all layers share.
+        vary: From config.json and the number of layers to the fields that are each layer's own; None where all are
+            alike.
         depth: The key of the number of layers, and transformers' default for it.
         prefixes: What may stand before every name: models with a head call the model below it by a name.
         layers: What a layer's names begin with, before its number.
@@ -96,6 +100,7 @@ class Family:
 
     model_types: tuple[str, ...]
     block: Callable[[Config], dict[str, Any]]
+    vary: Callable[[Config, int], Sequence[Mapping[str, Any]]] | None = None
     depth: tuple[str, int] = ("num_hidden_layers", 12)
     prefixes: tuple[str, ...]
     layers: str

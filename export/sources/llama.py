@@ -1,6 +1,6 @@
 """Llama and its kin: RMS norm, grouped heads, rotary positions, a gated feed-forward; Phi-3 packs its matrices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from export.config import BlockConfig
 from export.sources.config_json import Config
 from export.sources.family import Family, Keys, Part, Text, block_fields
 from export.sources.rope import read_rotary
+from export.sources.windows import read_sliding
 
 _KEYS: Keys = {
     "hidden_size": ("hidden_size", 4096),
@@ -41,7 +42,7 @@ _ALWAYS: Mapping[str, Any] = {
     "norm": "rms", "placement": "pre", "mask": "causal", "ffn": "glu",
     **{f"{name}_bias": False for name in ("norm", "query", "key", "value", "output", "ffn")},
 }  # fmt: skip
-_LAYER: dict[str, str | Part] = {
+LAYER: dict[str, str | Part] = {
     "attention_norm.weight": "input_layernorm.weight",
     "attention.W_Q": "self_attn.q_proj.weight",
     "attention.b_Q": "self_attn.q_proj.bias",
@@ -85,11 +86,14 @@ def _windowed(config: Config, default: int | None, **more: Any) -> dict[str, Any
     return {**_block(config, **more), "window": width}
 
 
-def _qwen(config: Config, **more: Any) -> dict[str, Any]:
-    kinds = config.value("layer_types", None)
-    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
-        raise config.refusal("layer_types has another than full_attention, and Qwen's windows are not supported")
-    return _block(config, positions=32768, **more)
+def _qwen_windows(config: Config, depth: int) -> Sequence[dict[str, Any]]:
+    """The upper layers have a window, if it is switched on."""
+    on, first = config.flag("use_sliding_window", default=False), config.size("max_window_layers", 28, least=0)
+    width = config.value("sliding_window", 4096) if on else None
+    sliding = read_sliding(config, [width is not None and layer >= first for layer in range(depth)])
+    if any(sliding) and width is None:
+        raise config.refusal("layer_types has sliding_attention, and use_sliding_window or sliding_window says no")
+    return [{"window": config.size("sliding_window", 4096) if slides else None} for slides in sliding]
 
 
 def _phi3(config: Config) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def _phi3_tensors(block: BlockConfig) -> dict[str, str | Part]:
     group = block.num_attention_heads // block.num_key_value_heads
     packed = {"W_Q": (0, group), "W_K": (group, 1), "W_V": (group + 1, 1)}
     return {
-        **_LAYER,
+        **LAYER,
         **{
             f"attention.{name}": Part("self_attn.qkv_proj.weight", index, group + 2, width)
             for name, (index, width) in packed.items()
@@ -126,7 +130,7 @@ LLAMA = Family(
     depth=("num_hidden_layers", 32),
     prefixes=("model.", ""),
     layers="layers.",
-    tensors=_LAYER,
+    tensors=LAYER,
     final_norm="norm",
     text=partial(_text, vocab_size=32000, positions=2048),
     front=("embed_tokens.",),
@@ -141,19 +145,21 @@ MISTRAL = replace(
     text=partial(_text, vocab_size=32000, positions=131072),
     harmless=frozenset(),
 )
-_WINDOWS = frozenset({"sliding_window", "max_window_layers"})  # of a window that is off
 QWEN2 = replace(
     MISTRAL,
     model_types=("qwen2",),
-    block=partial(_qwen, keys=_QWEN, query_bias=True, key_bias=True, value_bias=True),
+    block=partial(_block, positions=32768, keys=_QWEN, query_bias=True, key_bias=True, value_bias=True),
     text=partial(_text, vocab_size=151936, positions=32768),
-    only={**LLAMA.only, "use_sliding_window": False, "use_mrope": False},
-    harmless=_WINDOWS,
+    vary=_qwen_windows,
+    only={**LLAMA.only, "use_mrope": False},
+    harmless=frozenset({"sliding_window"}),  # where use_sliding_window is false
 )
 QWEN3 = replace(
     QWEN2,
     model_types=("qwen3",),
-    block=partial(_qwen, keys={**_QWEN, **_ATTENTION_BIAS, "head_dim": ("head_dim", 128)}, qk_norm="rms"),
+    block=partial(
+        _block, positions=32768, keys={**_QWEN, **_ATTENTION_BIAS, "head_dim": ("head_dim", 128)}, qk_norm="rms"
+    ),
 )
 PHI3 = replace(
     MISTRAL,

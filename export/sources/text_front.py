@@ -26,7 +26,7 @@ class Embeddings(nn.Module):
     def __init__(self, text: Text, hidden_size: int, eps: float) -> None:
         super().__init__()
         width = text.width or hidden_size
-        self.padding = text.padding
+        self.padding, self.scale = text.padding, text.scale
         self.word = matrix(text.vocab_size, width)
         self.position = matrix(text.positions, width) if text.position else None
         self.token_type = matrix(text.token_types, width) if text.token_type else None
@@ -37,6 +37,8 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Int[Tensor, "batch sequence"]) -> Float[Tensor, "batch sequence hidden"]:
         """hidden_states for the first layer; input_ids int64, 0 … vocab_size - 1."""
         words = nn.functional.embedding(input_ids, self.word)
+        if self.scale != 1.0:
+            words = words * self.scale
         if self.token_type is not None:
             words = words + self.token_type[0]
         if self.position is not None:

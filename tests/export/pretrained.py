@@ -31,6 +31,7 @@ GPT2 = {"n_embd": 24, "n_head": 3, "n_layer": LAYERS, "n_positions": LONGEST + 6
         "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 ROTARY = {**SIZES, **WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 GROUPED = {**ROTARY, "num_attention_heads": 6, "num_key_value_heads": 2}  # heads of 4
+MIXED = [f"{kind}_attention" for kind in ("sliding", "full", "sliding")]
 OTHER = {"hidden_act": "gelu_new", "rms_norm_eps": 0.01, "num_attention_heads": 4, "num_key_value_heads": 1}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}  # fmt: skip
@@ -153,18 +154,36 @@ CASES: dict[str, Case] = {
         (
             Case("qwen2", "Qwen2Model", "Qwen2Config", GROUPED, LLAMA),
             Case("qwen2", "Qwen2ForCausalLM", "Qwen2Config",
-                 {**ROTARY, **OTHER, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, LLAMA, "model"),
+                 {**ROTARY, **OTHER, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1,
+                  "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, LLAMA, "model"),
         ),
         (
             Case("qwen3", "Qwen3Model", "Qwen3Config", {**GROUPED, "head_dim": 8}, QWEN3),
             Case("qwen3", "Qwen3ForCausalLM", "Qwen3Config",
-                 {**ROTARY, **OTHER, "head_dim": 12, "attention_bias": True}, QWEN3, "model"),
+                 {**ROTARY, **OTHER, "head_dim": 12, "attention_bias": True, "use_sliding_window": True,
+                  "sliding_window": 3, "layer_types": MIXED}, QWEN3, "model"),
         ),
         (
             Case("phi3", "Phi3Model", "Phi3Config", GROUPED, PHI3),
             Case("phi3", "Phi3ForCausalLM", "Phi3Config",
                  {**ROTARY, **OTHER, "num_attention_heads": 3, "num_key_value_heads": 3, "sliding_window": 3,
                   "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, PHI3, "model"),
+        ),
+        (
+            Case("gemma", "GemmaModel", "GemmaConfig", {**ROTARY, "num_key_value_heads": 1, "head_dim": 256}, LLAMA),
+            Case("gemma", "GemmaForCausalLM", "GemmaConfig",
+                 {**ROTARY, **OTHER, "hidden_act": "gelu", "head_dim": 10, "attention_bias": True,
+                  "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}, LLAMA, "model"),
+        ),
+        (
+            Case("gemma2", "Gemma2Model", "Gemma2Config", {**GROUPED, "head_dim": 256, "sliding_window": 5}, LLAMA),
+            Case("gemma2", "Gemma2ForCausalLM", "Gemma2Config",
+                 {**GROUPED, "rms_norm_eps": 0.01, "hidden_activation": "silu", "head_dim": 8, "attention_bias": True,
+                  "query_pre_attn_scalar": 3, "attn_logit_softcapping": 0.7, "sliding_window": 1,
+                  "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}, LLAMA, "model"),
+            Case("gemma2", "Gemma2Model", "Gemma2Config",
+                 {**ROTARY, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 4,
+                  "sliding_window": 70, "attn_logit_softcapping": None}, LLAMA),
         ),
         _vit("vit", "ViT"),
         _vit("deit", "DeiT"),
@@ -222,11 +241,6 @@ class Oracle:
         self._modules, self._kind = case.modules, case.family
         self._sees_images = self._model.main_input_name == "pixel_values"
         self._rotary: Any = getattr(self._model, "rotary_emb", None)
-        # A vision tower takes no mask; and the float64 of CLIP and of rotary models has a softmax of float32, where the
-        # mask becomes -inf, and a row with nothing to attend to NaN. What is hidden can be left out: within the layers
-        # only the order counts, and the positions that are given.
-        softmax_of_float32 = case.family == "clip_text_model" or self._rotary
-        self._leaves_out = self._sees_images or (double and softmax_of_float32)
         lists = [module for module in self._model.modules() if isinstance(module, nn.ModuleList)]
         (self._layers,) = (found for found in lists if len(found) == LAYERS)
 
@@ -244,8 +258,8 @@ class Oracle:
         """
         kept = np.flatnonzero(mask)
         positions = np.arange(len(mask))
-        if self._leaves_out:
-            hidden, mask, positions = hidden[kept], mask[kept], kept
+        if self._sees_images:  # and takes no mask: what is hidden is left out, as only the order counts
+            hidden, mask = hidden[kept], mask[kept]
         found: list[dict[str, Any]] = [{} for _ in self._layers]
         with self._hooked(found, torch.from_numpy(hidden)[None].to(self._model.dtype), first), torch.inference_mode():
             answer = self._model(**self._inputs(mask, positions), output_attentions=True)
@@ -255,7 +269,7 @@ class Oracle:
         if self._rotary:
             for layer in found:
                 self._turn(layer, torch.from_numpy(positions)[None])
-        keep = slice(None) if self._leaves_out else kept
+        keep = slice(None) if self._sees_images else kept
         return [{key: _cut(key, value[0].numpy(), keep) for key, value in layer.items()} for layer in found[first:end]]
 
     def embed(self, ids: Sequence[int]) -> Array:
@@ -289,9 +303,9 @@ class Oracle:
     def _hooked(
         self, found: list[dict[str, Any]], hidden: torch.Tensor | None = None, first: int = 0
     ) -> Iterator[None]:
-        handles = []
+        handles = [layer.register_forward_pre_hook(_hide, with_kwargs=True) for layer in self._layers]
         if hidden is not None:
-            handles = [self._layers[first].register_forward_pre_hook(lambda _m, args: (hidden, *args[1:]))]
+            handles += [self._layers[first].register_forward_pre_hook(lambda _m, args: (hidden, *args[1:]))]
         for layer, probes in zip(self._layers, found, strict=True):
             handles += _watch(
                 layer, self._modules, probes, partial(SPLITS.get(self._kind, _thirds), self._model.config)
@@ -301,6 +315,20 @@ class Oracle:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _hide(_layer: nn.Module, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+    """The mask with float32's minimum.
+
+    Many a float64 model has a softmax of float32, in which float64's minimum becomes -inf, and a row with nothing to
+    attend to NaN, which spreads through its value.
+    """
+
+    def bound(value: Any) -> Any:
+        floats = isinstance(value, torch.Tensor) and value.dtype == torch.float64
+        return value.clamp(min=torch.finfo(torch.float32).min) if floats else value
+
+    return (*args[:1], *map(bound, args[1:])), {name: bound(value) for name, value in more.items()}
 
 
 def _head_dim(config: Any) -> int:

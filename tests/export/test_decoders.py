@@ -56,6 +56,8 @@ def test_older_words_say_the_same_as_newer(
 
 
 UNKNOWN = "that is known here, and may change what it computes; where it does not, take it out of the file"
+ONLY_TANH = "and only 'gelu_pytorch_tanh' is supported"
+KINDS = "of sliding_attention, full_attention, one a layer"
 
 
 @pytest.mark.parametrize(
@@ -63,11 +65,11 @@ UNKNOWN = "that is known here, and may change what it computes; where it does no
     [
         ("mistral", {"sliding_window": 0}, "sliding_window must be an integer of at least 1, got 0"),
         ("phi3", {"sliding_window": "wide"}, "sliding_window must be an integer of at least 1, got 'wide'"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True, and only False is supported"),
+        ("qwen2", {"use_sliding_window": 1}, "use_sliding_window must be true or false, got 1"),
         (
             "qwen3",
-            {"layer_types": ["full_attention", "sliding_attention"]},
-            "layer_types has another than full_attention, and Qwen's windows are not supported",
+            {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2},
+            "layer_types has sliding_attention, and use_sliding_window or sliding_window says no",
         ),
         ("llama", {"sliding_window": 8}, f"sliding_window is no key of llama {UNKNOWN}"),
         (
@@ -86,6 +88,18 @@ UNKNOWN = "that is known here, and may change what it computes; where it does no
             {"rope_parameters": {"partial_rotary_factor": 0.5}},
             "rope_parameters.partial_rotary_factor is 0.5, and only 1.0 is supported",
         ),
+        ("gemma", {"hidden_activation": "relu"}, f"hidden_activation is 'relu', {ONLY_TANH}"),
+        ("gemma2", {"hidden_act": "gelu"}, f"hidden_act is 'gelu', {ONLY_TANH}"),
+        (
+            "gemma2",
+            {"use_bidirectional_attention": True},
+            "use_bidirectional_attention is True, and only False is supported",
+        ),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a positive number, got 0"),
+        ("gemma2", {"attn_logit_softcapping": -1}, "softcap must be a positive number, got -1"),
+        ("gemma2", {"sliding_window": None}, "sliding_window must be an integer of at least 1, got None"),
+        ("gemma2", {"num_hidden_layers": 1, "layer_types": ["chunked_attention"]}, f"layer_types must be 1 {KINDS}"),
+        ("gemma2", {"num_hidden_layers": 2, "layer_types": ["full_attention"]}, f"layer_types must be 2 {KINDS}"),
         ("gpt_neox", {"rotary_pct": 2}, "rope_parameters.partial_rotary_factor must be above 0 and at most 1, got 2"),
         ("gpt_neox", {"rotary_pct": 0.04}, "rotary.dims must be even, got 3"),
         ("gpt_neox", {"rope_theta": 3.0}, "rope_theta is 3.0, and only 10000.0 is supported"),
