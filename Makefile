@@ -17,6 +17,8 @@ DOCKER_NETWORK ?= default
 IMAGE ?= glassblock
 PROVIDER ?= cpu
 MAX_ADDED_MB := 250
+# Where there are long tests of crowds and of time, which nothing else may run beside.
+ALONE := tests/service tests/load_tests tests/test_load_tests.py tests/test_readme.py
 # Where it is set, every process would compile all tests anew, which pytest rewrites.
 unexport PYTHONDONTWRITEBYTECODE
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -51,7 +53,8 @@ test: install  ## The whole test suite but the long runs
 
 test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples
 	$(BIN)/python -m pytest -n 2 -m "(thorough or hypothesis) and not long" --hypothesis-profile thorough --timeout 600
-	$(BIN)/python -m pytest -m long --hypothesis-profile thorough --timeout 600
+	$(BIN)/python -m pytest -n 2 -m long $(ALONE:%=--ignore=%) --hypothesis-profile thorough --timeout 600
+	$(BIN)/python -m pytest -m long $(ALONE) --hypothesis-profile thorough --timeout 600
 
 test-oracles: install  ## Our names and answers beside TransformerLens and bertviz, each with a PyTorch of its own
 	$(BIN)/python -m pytest -m oracles --timeout 900
