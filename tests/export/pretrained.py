@@ -225,10 +225,11 @@ def make(name: str) -> Any:
         config = getattr(transformers, case.config)(**case.fields)
         model = getattr(transformers, case.saved)(config)
         model.set_attn_implementation("eager")
+        usual = 0.0 if case.family.startswith("gemma") else 1.0  # Gemma's norms multiply by 1 + weight
         for label, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape)
             scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
-            parameter.data = scale * noise + (1.0 if parameter.ndim == 1 and label.endswith("weight") else 0.0)
+            parameter.data = scale * noise + (usual if parameter.ndim == 1 and label.endswith("weight") else 0.0)
     return model.eval()
 
 
