@@ -25,7 +25,7 @@ def _layers(config: Config, depth: int) -> Sequence[dict[str, Any]]:
     every = config.size("global_attn_every_n_layers", 3)
     sliding = read_sliding(config, [index % every != 0 for index in range(depth)])
     # The key counts both sides; a window of ours one side, and the query's own key.
-    narrow = {"window": config.size("local_attention", 128) // 2 + 1}
+    narrow: dict[str, Any] = {"window": config.size("local_attention", 128) // 2 + 1}
     rope = config.part("rope_parameters")
     narrow["rotary"] = _rotary(config, rope.part("sliding_attention"), "local_rope_theta", 10_000.0)
     wide = {"rotary": _rotary(config, rope.part("full_attention"), "global_rope_theta", 160_000.0)}
