@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from export.attention import Attention
 from export.config import BlockConfig, StackConfig
 from export.feed_forward import FeedForward
-from export.norm import make_norm
+from export.norm import LayerScale, make_norm
 from export.probes import At, computed
 
 
@@ -22,12 +22,12 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.pre, self.parallel = config.placement != "post", config.parallel
-        self.attention_norm = _norm(config)
+        self.attention_norm = _norm(config, present=config.attention_norm)
         self.attention = Attention(config)
-        self.after_attention = _norm(config, present=config.placement == "sandwich")
+        self.after_attention = _addition(config)
         self.ffn_norm = _norm(config, present=config.parallel != "one_norm")
         self.feed_forward = FeedForward(config)
-        self.after_ffn = _norm(config, present=config.placement == "sandwich")
+        self.after_ffn = _addition(config)
 
     def forward(
         self,
@@ -63,6 +63,13 @@ class TransformerBlock(nn.Module):
 
 def _norm(config: BlockConfig, *, present: bool = True) -> nn.Module:
     return make_norm(config.norm if present else "none", config.hidden_size, config.norm_eps, bias=config.norm_bias)
+
+
+def _addition(config: BlockConfig) -> nn.Module:
+    """From what a part gives to what is added to the stream."""
+    return (
+        LayerScale(config.hidden_size) if config.layer_scale else _norm(config, present=config.placement == "sandwich")
+    )
 
 
 class Stack(nn.Module):

@@ -42,6 +42,10 @@ class BlockConfig:
         parallel: "none" gives the feed-forward what attention has added to; else both see the block's own input and
             are added at once: each through its own norm ("two_norms", GPT-NeoX) or both through attention's
             ("one_norm", GPT-J). Pre-norm only.
+        attention_norm: Whether attention's norm is there; ModernBERT's first layer, whose embeddings end with a norm,
+            has none.
+        layer_scale: Whether what each part adds is multiplied by a weight of hidden_size first (Touvron et al. 2021,
+            arXiv:2103.17239; DINOv2). The sandwich's norms do that themselves.
         query_bias: Whether W_Q has a bias; like the next four a switch of its own, because families differ in each.
         key_bias: Whether W_K has a bias; Whisper and BEiT leave this one out.
         value_bias: Whether W_V has a bias.
@@ -62,8 +66,8 @@ class BlockConfig:
 
     Raises:
         ValueError: A size below 1, an epsilon that is not positive, a word outside its list, key-value heads that
-            do not divide the heads, more rotary dims than head_dim, or a
-            parallel block that is not pre-norm.
+            do not divide the heads, more rotary dims than head_dim, a parallel block that is not pre-norm, or a
+            layer scale in a sandwich.
     """
 
     hidden_size: int
@@ -77,6 +81,8 @@ class BlockConfig:
     norm_bias: bool = True
     placement: Placement = "pre"
     parallel: Parallel = "none"
+    attention_norm: bool = True
+    layer_scale: bool = False
     query_bias: bool = True
     key_bias: bool = True
     value_bias: bool = True
@@ -99,6 +105,8 @@ class BlockConfig:
             )
         if self.parallel != "none" and self.placement != "pre":
             raise ValueError(f"parallel {self.parallel} goes with placement pre, got {self.placement!r}")
+        if self.layer_scale and self.placement == "sandwich":
+            raise ValueError("layer_scale goes with placement pre or post, got 'sandwich'")
         if self.rotary and self.rotary.dims > self.head_dim:
             raise ValueError(f"rotary.dims must be at most head_dim {self.head_dim}, got {self.rotary.dims}")
 

@@ -41,6 +41,18 @@ class RMSNorm(nn.Module):
         return normed + scaled if self.one_plus else scaled
 
 
+class LayerScale(nn.Module):
+    """x · weight over the last axis (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows hidden"]:
+        """Each number of a row times its own weight; same shape and dtype."""
+        return x * self.weight
+
+
 def make_norm(kind: Norm, size: int, eps: float, *, bias: bool) -> nn.Module:
     """The norm that the config names; "none" hands x through."""
     if kind in {"rms", "rms_one_plus"}:

@@ -136,7 +136,15 @@ UNLIKE = {
     "layers": [
         {**_SIZES, "num_attention_heads": 4, "mask": "causal", "window": 4, "softcap": 2.0, "scale": 0.7},
         {**_SIZES, "num_attention_heads": 4, "mask": "causal", "softcap": 2.0, "scale": 0.7},
-        {"hidden_size": 24, "intermediate_size": 12, "num_attention_heads": 2, "window": 3, "rotary": _TURNED},
+        {
+            "hidden_size": 24,
+            "intermediate_size": 12,
+            "num_attention_heads": 2,
+            "window": 3,
+            "rotary": _TURNED,
+            "attention_norm": False,
+            "layer_scale": True,
+        },
         {**_SIZES, "num_attention_heads": 3, "rotary": {**_TURNED, "theta": 1e3, "dims": 4}},
     ],
     "final_norm": "rms_one_plus",

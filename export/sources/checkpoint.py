@@ -78,7 +78,8 @@ class _Found:
         block, family = self._model.block, self._family
         config = StackConfig(layers=self._model.blocks[first:end])
         if family.final_norm and end == self._model.depth:
-            config = replace(config, final_norm=block.norm, final_norm_eps=block.norm_eps)
+            norm, eps, bias = block.norm, block.norm_eps, block.norm_bias
+            config = replace(config, final_norm=norm, final_norm_eps=eps, final_norm_bias=bias)
         stack = Stack(config)
         shapes = {name: tuple(tensor.shape) for name, tensor in stack.state_dict().items()}
         stack.load_state_dict({name: self._ours(name, shape, first) for name, shape in shapes.items()}, assign=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 from export import ExportError
 from export.config import BlockConfig
 from export.json_file import read_json
-from export.sources import bert, clip, gemma, gpt2, llama, neox, vit
+from export.sources import bert, clip, gemma, gpt2, llama, modernbert, neox, vit
 from export.sources.config_json import Config
 from export.sources.family import Family, Text
 
 FAMILIES: tuple[Family, ...] = (
     *bert.FAMILIES,
+    *modernbert.FAMILIES,
     *gpt2.FAMILIES,
     *neox.FAMILIES,
     *llama.FAMILIES,
@@ -24,10 +25,8 @@ _TOWERS = {(str(family.inside), str(family.tower)): family for family in FAMILIE
 
 # What the block lacks for the families that come later.
 _LATER = {
-    "modernbert": ("layers without a norm",),
     "t5": ("scores without a scale", "a relative bias"),
     "mt5": ("scores without a scale", "a relative bias"),
-    "dinov2": ("layer scale",),
 }
 _EXPERTS = "each token chooses among experts, which this block does not have"
 # Keys of config.json by which a model shows that it has no block to serve, whatever its model_type.

@@ -47,6 +47,7 @@ class Text:
         token_type: The token types' tensor, whose first row is added; None where a family has no such types.
         token_types: Its rows.
         norm: What the names of the norm's weight and bias begin with, or None; its epsilon is the blocks'.
+        norm_bias: Whether that norm has a bias.
         projection: What the names of the last product's weight and bias begin with; None where there is none.
         width: Size of an embedding before that product; None is the hidden size.
         padding: Where set, positions are counted from the id of the padding on: the first token that is no padding has
@@ -61,6 +62,7 @@ class Text:
     token_type: str | None = None
     token_types: int = 0
     norm: str | None = None
+    norm_bias: bool = True
     projection: str | None = None
     width: int | None = None
     padding: int | None = None
@@ -79,8 +81,7 @@ class Family:
     Attributes:
         model_types: The values of config.json's model_type that have it.
         block: From config.json to the fields of BlockConfig, which all layers share.
-        vary: From config.json and the number of layers to the fields that are each layer's own; None where all are
-            alike.
+        vary: From config.json and the number of layers to each layer's own fields; None where all are alike.
         depth: The key of the number of layers, and transformers' default for it.
         prefixes: What may stand before every name: models with a head call the model below it by a name.
         layers: What a layer's names begin with, before its number.

@@ -30,7 +30,7 @@ class Embeddings(nn.Module):
         self.word = matrix(text.vocab_size, width)
         self.position = matrix(text.positions, width) if text.position else None
         self.token_type = matrix(text.token_types, width) if text.token_type else None
-        self.norm = LayerNorm(width, eps, bias=True) if text.norm else nn.Identity()
+        self.norm = LayerNorm(width, eps, bias=text.norm_bias) if text.norm else nn.Identity()
         self.projection = matrix(width, hidden_size) if text.projection else None
         self.projection_bias = vector(hidden_size, present=text.projection is not None)
 

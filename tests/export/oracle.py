@@ -22,7 +22,7 @@ class _Weights:
         return product + self._state.get(f"{part}.b_{letter}", 0.0)
 
     def norm(self, rows: Array, name: str) -> Array:
-        if self._config.norm == "none":
+        if self._config.norm == "none" or (name == "attention_norm" and not self._config.attention_norm):
             return rows
         if self._config.norm.startswith("rms"):
             return self.rms(rows, name, 1.0 if self._config.norm == "rms_one_plus" else 0.0)
@@ -37,6 +37,8 @@ class _Weights:
 
     def added(self, rows: Array, part: str) -> Array:
         """What a part adds to the stream, from what it gives."""
+        if self._config.layer_scale:
+            return np.asarray(rows * self._state[f"after_{part}.weight"])
         return self.norm(rows, f"after_{part}") if self._config.placement == "sandwich" else rows
 
 

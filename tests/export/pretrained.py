@@ -26,6 +26,7 @@ NOT_PASSED = frozenset({"attention_scores", "resid_mid", "resid_post"})
 SIZES = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 20, "num_hidden_layers": LAYERS}
 WORDS = {"vocab_size": 40, "max_position_embeddings": LONGEST + 6}
 PATCHES = {"image_size": 8, "patch_size": 4}
+DINO = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": LAYERS, **PATCHES}
 DISTIL = {"dim": 24, "n_heads": 3, "hidden_dim": 20, "n_layers": LAYERS, **WORDS}
 GPT2 = {"n_embd": 24, "n_head": 3, "n_layer": LAYERS, "n_positions": LONGEST + 6, "vocab_size": 40,
         "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
@@ -33,6 +34,7 @@ ROTARY = {**SIZES, **WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 GROUPED = {**ROTARY, "num_attention_heads": 6, "num_key_value_heads": 2}  # heads of 4
 MIXED = [f"{kind}_attention" for kind in ("sliding", "full", "sliding")]
 OTHER = {"hidden_act": "gelu_new", "rms_norm_eps": 0.01, "num_attention_heads": 4, "num_key_value_heads": 1}
+MODERN = {**ROTARY, "cls_token_id": 1, "sep_token_id": 2}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}  # fmt: skip
 CLIP_TEXT = {**SIZES, **WORDS, "bos_token_id": 1, "eos_token_id": 2}
@@ -43,6 +45,7 @@ BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "a
         "intermediate.dense", "output.dense")  # fmt: skip
 DISTILBERT = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2")
 PACKED = ("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+WI = (*["attn.Wqkv"] * 3, "attn.Wo", "mlp.Wi", "mlp.Wo")
 NEOX = (*["attention.query_key_value"] * 3, "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 LLAMA = (
     "self_attn.q_proj",
@@ -55,6 +58,7 @@ LLAMA = (
 QWEN3 = ("self_attn.q_norm", "self_attn.k_norm", *LLAMA[2:])
 PHI3 = (*["self_attn.qkv_proj"] * 3, "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 VIT = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.fc1", "mlp.fc2")
+SWIGLU = (*VIT[:4], "mlp.gate_proj", "mlp.down_proj")
 CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 
 
@@ -123,6 +127,15 @@ CASES: dict[str, Case] = {
                  {**DISTIL, "activation": "relu", "sinusoidal_pos_embds": True}, DISTILBERT, "distilbert"),
         ),
         (
+            Case("modernbert", "ModernBertModel", "ModernBertConfig", {**MODERN, "local_attention": 6}, WI),
+            Case("modernbert", "ModernBertForMaskedLM", "ModernBertConfig",
+                 {**MODERN, "local_attention": 9, "norm_bias": True, "attention_bias": True, "mlp_bias": True,
+                  "norm_eps": 0.01, "hidden_activation": "silu", "num_attention_heads": 2,
+                  "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                  "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 20.0},
+                                      "sliding_attention": {"rope_type": "default", "rope_theta": 7.0}}}, WI, "model"),
+        ),
+        (
             Case("gpt2", "GPT2Model", "GPT2Config", GPT2, PACKED),
             Case("gpt2", "GPT2LMHeadModel", "GPT2Config",
                  {**GPT2, "n_inner": 20, "activation_function": "gelu", "layer_norm_epsilon": 0.01}, PACKED,
@@ -187,6 +200,13 @@ CASES: dict[str, Case] = {
         ),
         _vit("vit", "ViT"),
         _vit("deit", "DeiT"),
+        (
+            Case("dinov2", "Dinov2Model", "Dinov2Config", DINO, VIT),
+            Case("dinov2", "Dinov2ForImageClassification", "Dinov2Config",
+                 {**DINO, "use_swiglu_ffn": True, "qkv_bias": False, "layer_norm_eps": 0.01, "mlp_ratio": 1}, SWIGLU,
+                 "dinov2"),
+            Case("dinov2", "Dinov2Model", "Dinov2Config", {**DINO, "hidden_act": "relu", "mlp_ratio": 2}, VIT),
+        ),
         _tower("clip", "Text", CLIP_TEXT),
         _tower("clip", "Vision", {**SIZES, **PATCHES}),
         _tower("siglip", "Text", CLIP_TEXT),
@@ -208,10 +228,11 @@ def make(name: str) -> Any:
         config = getattr(transformers, case.config)(**case.fields)
         model = getattr(transformers, case.saved)(config)
         model.set_attn_implementation("eager")
+        usual = 0.0 if case.family.startswith("gemma") else 1.0  # Gemma's norms multiply by 1 + weight
         for label, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape)
             scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
-            parameter.data = scale * noise + (1.0 if parameter.ndim == 1 and label.endswith("weight") else 0.0)
+            parameter.data = scale * noise + (usual if parameter.ndim == 1 and label.endswith("weight") else 0.0)
     return model.eval()
 
 
@@ -238,6 +259,10 @@ class Oracle:
         case, model = CASES[name], make(name)
         base = getattr(model, case.base) if case.base else model
         self._model = copy.deepcopy(base).double() if double else base
+        if double and case.family.startswith("gemma"):
+            for module in self._model.modules():
+                if hasattr(module, "_norm"):
+                    module.register_forward_hook(_norm_in_float64)
         self._modules, self._kind = case.modules, case.family
         self._sees_images = self._model.main_input_name == "pixel_values"
         self._rotary: Any = getattr(self._model, "rotary_emb", None)
@@ -267,8 +292,8 @@ class Oracle:
             layer["attention_weights"] = weights
         found[-1]["block_output"] = answer.last_hidden_state
         if self._rotary:
-            for layer in found:
-                self._turn(layer, torch.from_numpy(positions)[None])
+            for index, layer in enumerate(found):
+                self._turn(layer, index, torch.from_numpy(positions)[None])
         keep = slice(None) if self._sees_images else kept
         return [{key: _cut(key, value[0].numpy(), keep) for key, value in layer.items()} for layer in found[first:end]]
 
@@ -289,14 +314,15 @@ class Oracle:
             **({"position_ids": torch.from_numpy(positions)[None]} if self._rotary else {}),
         }
 
-    def _turn(self, layer: dict[str, Any], positions: torch.Tensor) -> None:
+    def _turn(self, layer: dict[str, Any], index: int, positions: torch.Tensor) -> None:
         """What the modules passed on is not turned yet; the model's own functions turn it."""
         size = _head_dim(self._model.config)
         heads = [layer[name].reshape(*layer[name].shape[:2], -1, size) for name in ("query", "key")]
         layer["query_unrotated"], layer["key_unrotated"] = heads
         turn: Any = vars(sys.modules[type(self._model).__module__])["apply_rotary_pos_emb"]
+        kind = (self._model.config.layer_types[index],) if self._kind == "modernbert" else ()
         with torch.inference_mode():
-            cos, sin = self._rotary(heads[0], positions)
+            cos, sin = self._rotary(heads[0], positions, *kind)
             layer["query"], layer["key"] = turn(*heads, cos, sin, unsqueeze_dim=2)
 
     @contextmanager
@@ -331,6 +357,11 @@ def _hide(_layer: nn.Module, args: tuple[Any, ...], more: dict[str, Any]) -> Any
     return (*args[:1], *map(bound, args[1:])), {name: bound(value) for name, value in more.items()}
 
 
+def _norm_in_float64(norm: Any, inputs: tuple[torch.Tensor], _output: torch.Tensor) -> Any:
+    """Gemma's norm without its casts to float32: with four a layer their roundings are as large as what is measured."""
+    return norm._norm(inputs[0]) * (1.0 + norm.weight)
+
+
 def _head_dim(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
@@ -362,7 +393,9 @@ def _watch(layer: nn.Module, names: tuple[str, ...], probes: dict[str, Any], unp
         return hook
 
     query, key, value, out, up, down = (layer.get_submodule(name) for name in names)
-    gated = "ffn_pre_activation" if names[4].endswith("gate_up_proj") else None  # the gate, and beside it the other
+    gated = (
+        "ffn_pre_activation" if names[4].endswith(("gate_up_proj", "Wi")) else None
+    )  # the gate, and beside it the other
     pairs = [(layer, "layer_input", "layer_output"), (out, "context", "attention_output"),
              (up, "ffn_input", "ffn_pre_activation"), (down, "ffn_post_activation", "ffn_output")]  # fmt: skip
     if query is key:

@@ -193,11 +193,14 @@ def some_block(
     head_dim: int,
     placement: Placement,
     parallel: Parallel,
+    *,
+    layer_scale: bool,
     **fields: Any,
 ) -> BlockConfig:
     fits = rotary if rotary and rotary.dims <= head_dim else None
     heads: dict[str, Any] = {"num_attention_heads": shared * group, "num_key_value_heads": shared, "head_dim": head_dim}
     residual: dict[str, Any] = {"placement": placement, "parallel": parallel if placement == "pre" else "none"}
+    residual["layer_scale"] = layer_scale and placement != "sandwich"
     return BlockConfig(rotary=fits, **heads, **residual, **fields)
 
 
@@ -214,6 +217,8 @@ configs = st.builds(
     norm_bias=st.booleans(),
     placement=st.sampled_from(("pre", "post", "sandwich")),
     parallel=st.sampled_from(("none", "one_norm", "two_norms")),
+    attention_norm=st.booleans(),
+    layer_scale=st.booleans(),
     query_bias=st.booleans(),
     key_bias=st.booleans(),
     value_bias=st.booleans(),

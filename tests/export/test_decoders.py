@@ -100,6 +100,21 @@ KINDS = "of sliding_attention, full_attention, one a layer"
         ("gemma2", {"sliding_window": None}, "sliding_window must be an integer of at least 1, got None"),
         ("gemma2", {"num_hidden_layers": 1, "layer_types": ["chunked_attention"]}, f"layer_types must be 1 {KINDS}"),
         ("gemma2", {"num_hidden_layers": 2, "layer_types": ["full_attention"]}, f"layer_types must be 2 {KINDS}"),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+            "full_attention.rope_type is 'yarn', and only 'default' is supported",
+        ),
+        (
+            "modernbert",
+            {"rope_parameters": {"rope_theta": 3.0}},
+            f"rope_parameters.rope_theta is no key of rotary positions {UNKNOWN}",
+        ),
+        (
+            "modernbert",
+            {"rope_scaling": {"factor": 2.0}},
+            "rope_scaling is {'factor': 2.0}, and only None is supported",
+        ),
         ("gpt_neox", {"rotary_pct": 2}, "rope_parameters.partial_rotary_factor must be above 0 and at most 1, got 2"),
         ("gpt_neox", {"rotary_pct": 0.04}, "rotary.dims must be even, got 3"),
         ("gpt_neox", {"rope_theta": 3.0}, "rope_theta is 3.0, and only 10000.0 is supported"),
