@@ -110,7 +110,7 @@ REFUSALS = [
     ("--source random", "a block needs hidden_size, num_attention_heads, intermediate_size"),
     ("--source random --layers 0:1", "--layers does not go with --source random"),
     ("x --source random", "FROM does not go with --source random"),
-    (f"{RANDOM} --norm root", "norm must be one of none, layer, rms; got 'root'"),
+    (f"{RANDOM} --norm root", "norm must be one of none, layer, rms, rms_one_plus; got 'root'"),
     (f"{RANDOM} --placement post --parallel one_norm", "parallel one_norm goes with placement pre, got 'post'"),
     (f"{RANDOM} --num-key-value-heads 3", "num_key_value_heads must divide the 2 heads, got 3"),
     (f"{RANDOM} --num-layers 0", "num_layers must be an integer of at least 1, got 0"),
