@@ -18,7 +18,7 @@ IMAGE ?= glassblock
 PROVIDER ?= cpu
 MAX_ADDED_MB := 250
 # Where there are long tests of crowds and of time, which nothing else may run beside.
-ALONE := tests/service tests/load_tests tests/test_load_tests.py tests/test_readme.py
+ALONE := tests/service tests/load_tests tests/test_load_tests.py tests/test_readme.py tests/test_fuzzing.py
 # Where it is set, every process would compile all tests anew, which pytest rewrites.
 unexport PYTHONDONTWRITEBYTECODE
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
