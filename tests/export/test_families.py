@@ -16,7 +16,8 @@ from export.sources import Source, checkpoint, families
 from export.sources.families import read_model
 from tests import families as support
 from tests.export import pretrained
-from tests.export.pretrained import CASES, Array, Oracle
+from tests.export.eager import Array, Oracle, Run, chain, make_rows, worst_error
+from tests.export.pretrained import CASES
 
 # In one batch: padded left, with holes, padded right, and one position alone.
 MASKS = [
@@ -46,7 +47,7 @@ def load(place: Path, name: str, layers: str | None = None) -> Source:
     return checkpoint.load(place, read_model(place, CASES[name].tower), layers)
 
 
-def eager(source: Source) -> pretrained.Run:
+def eager(source: Source) -> Run:
     def run(index: int, hidden: Array, mask: Array) -> dict[str, Array]:
         with torch.inference_mode():
             probes = source.layers[index].module(torch.from_numpy(hidden), torch.from_numpy(mask))
@@ -60,9 +61,9 @@ def test_every_probe_equals_what_transformers_has_there(name: str, folder: Calla
     oracles = Oracle(name, double=False), Oracle(name, double=True)
     for layers, masks in RANGES.items():
         source = load(folder(name), name, layers)
-        rows = pretrained.make_rows(masks, source.hidden_size, seed=0)
-        answers = pretrained.chain(eager(source), len(source.layers), pad(rows), pad(masks))
-        pretrained.worst_error(oracles, answers, rows, masks, source.layer_range[0])
+        rows = make_rows(masks, source.hidden_size, seed=0)
+        answers = chain(eager(source), len(source.layers), pad(rows), pad(masks))
+        worst_error(oracles, answers, rows, masks, source.layer_range[0])
 
 
 @pytest.mark.parametrize("name", TEXTS)

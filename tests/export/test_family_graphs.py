@@ -14,7 +14,8 @@ from export.session import open_graph, run_graph
 from export.sources import Source, TextFront, checkpoint
 from export.sources.families import read_model
 from tests.export import pretrained
-from tests.export.pretrained import CASES, Array, Oracle
+from tests.export.eager import NOT_PASSED, Array, Oracle, chain, make_rows, worst_error
+from tests.export.pretrained import CASES
 
 PADDINGS: tuple[Padding, ...] = ("none", "right", "left", "holes")
 # Each config whole, and of each family's last one a range, too: test_families.py has ranges of all, eager.
@@ -25,7 +26,7 @@ BATCHES = [Batch((length, pretrained.LONGEST + 1 - length), PADDINGS[length % 4]
 
 
 class Graphs:
-    """A source's graphs, opened; called as pretrained.Run."""
+    """A source's graphs, opened; called as Run of eager.py."""
 
     def __init__(self, source: Source, folder: Path) -> None:
         (folder / "text").mkdir()
@@ -40,7 +41,7 @@ class Graphs:
     def chain(self, rows: Sequence[Array], masks: Sequence[Array]) -> list[Mapping[str, Array]]:
         """Layer after layer, and held to model.onnx, bit for bit."""
         hidden, mask = pad(rows), pad(masks)
-        answers = pretrained.chain(self, len(self._layers), hidden, mask)
+        answers = chain(self, len(self._layers), hidden, mask)
         chained = answers[-1].get("block_output", answers[-1]["layer_output"])
         assert same_bits(run_graph(self._model, hidden, mask)["block_output"], chained)
         return answers
@@ -88,10 +89,10 @@ def test_every_probe_of_a_familys_graphs_equals_transformers_and_is_the_same_alo
     worst = 0.0
     for seed, batch in enumerate(BATCHES):
         masks = make_masks(batch)
-        rows = pretrained.make_rows(masks, source.hidden_size, seed)
+        rows = make_rows(masks, source.hidden_size, seed)
         answers = graphs.chain(rows, masks)
         first = source.layer_range[0]
-        worst = max(worst, pretrained.worst_error(oracles, answers, rows, masks, first))
+        worst = max(worst, worst_error(oracles, answers, rows, masks, first))
         assert same_alone(graphs, answers, rows, masks), batch
     if source.text:
         padding = pretrained.make(name).config.get_text_config().pad_token_id or 0
@@ -100,5 +101,5 @@ def test_every_probe_of_a_familys_graphs_equals_transformers_and_is_the_same_alo
     record_property("worst_error", worst)
     names = answers[0].keys() - {"block_output"}
     record_property("probes", len(names))
-    record_property("held", len(names - pretrained.NOT_PASSED))
+    record_property("held", len(names - NOT_PASSED))
     record_property("text", source.text is not None)
