@@ -15,7 +15,7 @@ _MOST_TOKENS = 4096  # who has more positions has them in the layers
 
 
 def prove_text(text: TextFront, folder: Path) -> None:
-    """Holds the embeddings to the rule of every output, over the first, last and other tokens and the first 4,096 positions.
+    """Holds the embeddings to the rule of every output, over all kinds of tokens and the first 4,096 positions.
 
     Raises:
         ExportError: It breaks the rule.
