@@ -187,8 +187,9 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     ),
 }
 
-# What the server has that most tests share, and so what `make test` needs; each is a trace of some seconds.
+# What the server has that most tests share, and what else `make test` needs; each is a trace of some seconds.
 SERVED = ("tiny", "minilm", "encoder-post-relu", "my-block", "head-256", "textbook-multi-head")
+NEEDED = (*SERVED, "rotary")
 
 
 @functools.cache
@@ -252,18 +253,18 @@ def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess
 
 
 def main() -> None:
-    """Makes SERVED: one in this process, which starts torch for all, and the others in two forks of it.
+    """Makes NEEDED: one in this process, which starts torch for all, and the others in two forks of it.
 
     While it starts, the other processor reads all tests once, so that pytest's processes find them compiled.
     """
-    names = [name for name in SERVED if not place_of(name).exists()]
+    names = [name for name in NEEDED if not place_of(name).exists()]
     if not names:
         return
     reading = subprocess.Popen([sys.executable, "-m", "pytest", "--collect-only", "-qq"], stdout=subprocess.DEVNULL)
     _run_each_trace_sooner()
     _make_here(names[:1])
     fork = multiprocessing.get_context("fork")
-    lanes = [lane for lane in (names[1:2], names[2:]) if lane]  # MiniLM takes as long as four others
+    lanes = [lane for lane in (names[1:2], names[2:]) if lane]  # MiniLM takes as long as five others
     processes = [fork.Process(target=_make_here, args=(lane,)) for lane in lanes]
     for process in processes:
         process.start()

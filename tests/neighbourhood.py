@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.server import Server
 
 CLIENTS, ROUNDS = (16, 3) if settings.get_current_profile_name() == "thorough" else (8, 1)
+MOST_TURNS = 10  # who asks when is chance: one is nearly always enough
 
 
 class Case:
@@ -98,10 +99,12 @@ def assert_equal_alone_and_together(
     server: Server, cases: list[Case], disturb: Callable[[np.random.Generator], None] = leave_alone
 ) -> None:
     ask_alone(server, cases)
-    model = cases[0].model
-    before = samples(server, model)
-    compared = ask_together(server, cases, disturb)
-    after = samples(server, model)
-    assert compared == CLIENTS * ROUNDS * len(cases)
-    assert after["shared batches"] - before["shared batches"] > compared / 100, "no batches formed: nothing was shown"
-    assert after["padding"] > before["padding"], "no batch held different lengths: nothing was shown"
+    before = samples(server, cases[0].model)
+    for _ in range(MOST_TURNS):
+        compared = ask_together(server, cases, disturb)
+        assert compared == CLIENTS * ROUNDS * len(cases)
+        after = samples(server, cases[0].model)
+        shared, padding = (after[name] - before[name] for name in ("shared batches", "padding"))
+        if shared > compared / 100 and padding > 0:
+            return
+    raise AssertionError(f"{shared} batches formed and {padding} positions were padded: too few to show anything")

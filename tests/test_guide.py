@@ -22,6 +22,7 @@ def blocks(kind: str, server: Server) -> list[tuple[str, str]]:
     return [(code.replace("http://127.0.0.1:8000", server.url), shown) for name, code, shown in BLOCKS if name == kind]
 
 
+@pytest.mark.long
 def test_every_block_prints_what_is_shown_and_every_picture_is_made(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,16 +1,17 @@
 """Constants that torch makes on the way: one name is one tensor."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export import graph_weights, trace
 from export.probes import inputs, stream
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 class Twice(nn.Module):
@@ -24,6 +25,8 @@ class Twice(nn.Module):
 
 @pytest.mark.long
 def test_a_constant_used_twice_is_one_and_in_another_shape_another() -> None:
+    from export import trace
+
     graph = trace._trace(Twice(), inputs(2), (stream("block_output", 2),))
     constants = {
         name: tuple(value.const_value.shape.numpy())
@@ -38,6 +41,10 @@ def test_a_constant_used_twice_is_one_and_in_another_shape_another() -> None:
 
 
 def test_equal_bytes_of_another_dtype_have_another_name() -> None:
+    import onnx_ir as ir
+
+    from export import graph_weights
+
     names = {
         graph_weights._constant_name(ir.tensor(np.zeros(shape, dtype)))
         for shape, dtype in (((4,), np.float32), ((2, 2), np.float32), ((8,), np.float16), ((2,), np.float64))
@@ -45,7 +52,8 @@ def test_equal_bytes_of_another_dtype_have_another_name() -> None:
     assert len(names) == 4
 
 
-def run(graph: ir.Model, x: NDArray[Any]) -> NDArray[Any]:
+def run(graph: "ir.Model", x: NDArray[Any]) -> NDArray[Any]:
+    import onnx_ir as ir
     import onnxruntime
 
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])

@@ -54,6 +54,7 @@ def refused(hub: Hub, *words: str, **variables: str) -> str:
     return done.stderr.removeprefix("error: ").removesuffix("\n")
 
 
+@pytest.mark.long
 def test_only_the_files_that_a_range_needs_are_fetched_and_then_none(hub: Hub) -> None:
     done = run(hub, "-c", LOAD, "org/model", "1:2")
     assert (done.returncode, done.stderr) == (0, "")

@@ -6,10 +6,6 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPTNeoXConfig, LlamaConfig
-from transformers.models.gpt_neox import modeling_gpt_neox as neox
-from transformers.models.gptj import modeling_gptj as gptj
-from transformers.models.llama import modeling_llama as llama
 
 from export.config import BlockConfig, StackConfig
 from export.position import rotate
@@ -32,6 +28,9 @@ def close(got: Tensor, want: Tensor) -> bool:
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 @pytest.mark.parametrize("scaling", ["none", "linear", "llama3"])
 def test_halves_of_a_head_turn_as_in_transformers_llama(scaling: str, theta: float) -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama import modeling_llama as llama
+
     size, more = 64, {"none": {}, "linear": {"factor": 4.0}, "llama3": LLAMA3}[scaling]
     kind: Any = {"rope_type": "default" if scaling == "none" else scaling, "rope_theta": theta, **more}
     config = LlamaConfig(hidden_size=64, num_attention_heads=1, max_position_embeddings=LONGEST, rope_parameters=kind)
@@ -43,6 +42,9 @@ def test_halves_of_a_head_turn_as_in_transformers_llama(scaling: str, theta: flo
 
 
 def test_a_part_of_a_head_turns_as_in_transformers_neox() -> None:
+    from transformers import GPTNeoXConfig
+    from transformers.models.gpt_neox import modeling_gpt_neox as neox
+
     config = GPTNeoXConfig(hidden_size=120, num_attention_heads=3, max_position_embeddings=LONGEST)
     x = heads(40)
     cos, sin = neox.GPTNeoXRotaryEmbedding(config)(x, POSITIONS)
@@ -53,6 +55,8 @@ def test_a_part_of_a_head_turns_as_in_transformers_neox() -> None:
 
 
 def test_interleaved_neighbours_turn_as_in_transformers_gptj() -> None:
+    from transformers.models.gptj import modeling_gptj as gptj
+
     x, size = heads(24), 16
     table = gptj.create_sinusoidal_positions(LONGEST, size)[POSITIONS]
     sin, cos = table[..., : size // 2], table[..., size // 2 :]
