@@ -23,7 +23,7 @@ _ASGIApp = Callable[
 
 CLIENT_GONE = 499
 _MAX_WAITING_LINES = 10_000
-_GATHER_S = 0.01  # lines of one moment are written at once: waking a thread and writing cost more than a refusal
+_GATHER_S = 0.05  # lines of one moment are written at once: waking a thread and writing cost more than a refusal
 _STDOUT = 1
 _IDS = random.Random()  # noqa: S311 - an id need not be unguessable, and a system call for each costs more than the rest
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
