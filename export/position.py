@@ -86,7 +86,7 @@ def bias_by_distance(
     distances = torch.arange(1 - length, length, device=table.device)
     found = torch.index_select(buckets(relative, causal=causal), 0, distances.clamp(-most, most) + most)
     position = torch.arange(length, device=table.device)
-    places = position[None, :] - position[:, None] + (length - 1)
+    places = position[None, :] - (position - (length - 1))[:, None]
     by_distance = nn.functional.embedding(found, table)
     return nn.functional.embedding(places, by_distance).permute(2, 0, 1)[None]
 
