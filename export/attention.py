@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from export.config import BlockConfig
 from export.linear import linear, matrix, vector
 from export.norm import make_norm
-from export.position import rotate, rotations
+from export.position import bias_by_distance, buckets, rotate, rotations
 from export.probes import At, computed
 
 # onnxruntime's CPU product splits sums longer than this in a way that depends on the padded length; chunks of this
@@ -20,7 +20,8 @@ MAX_SUM = 128
 class Attention(nn.Module):
     """softmax(q·kᵀ / √d_k)·v for each head, heads concatenated times W_O (Vaswani et al. 2017, section 3.2).
 
-    Heads may share keys and values, queries and keys may have a norm of their own, and scores another scale and a cap.
+    Heads may share keys and values, queries and keys may have a norm of their own, and scores another scale, a cap and
+    a bias by distance.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -39,8 +40,13 @@ class Attention(nn.Module):
         self.b_O = vector(hidden, present=config.output_bias)
         self.query_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
         self.key_norm = make_norm(config.qk_norm, config.head_dim, config.norm_eps, bias=False)
+        self.relative = config.relative_bias
+        self.relative_bias = matrix(self.relative.num_buckets, heads) if self.relative else None
+        # Tables are made here, because tensors that a trace makes belong to it.
         if self.rotary:
-            rotations(self.rotary, torch.float32)  # made here, because tensors that a trace makes belong to it
+            rotations(self.rotary, torch.float32)
+        if self.relative:
+            buckets(self.relative, causal=self.causal)
 
     def forward(
         self,
@@ -73,6 +79,8 @@ class Attention(nn.Module):
         found = scaled_scores(query, repeat_heads(key, self.heads), self.scale)
         if self.softcap:
             found = torch.tanh(found / self.softcap) * self.softcap
+        if self.relative and self.relative_bias is not None:
+            found = found + bias_by_distance(self.relative_bias, x.shape[1], self.relative, causal=self.causal)
         scores = at("attention_scores", found + hiding)
         # After that softmax such a row is uniform; it must be all zero, as nothing was attended to.
         weights = at("attention_weights", torch.softmax(scores, dim=-1) * allowed)

@@ -6,10 +6,11 @@ import onnx_ir as ir
 from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.graph_weights import is_weight
+from export.graph_weights import is_weight, name_by_content
 
 LAYER_OUTPUT = "layer_output"
 FINAL_OUTPUT = "block_output"
+_TABLE = ".relative_bias"
 
 
 def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
@@ -25,9 +26,10 @@ def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
     whole = layers[0].clone()
     stream = _take_output(whole.graph, final=len(layers) == 1)
     _number(whole.graph, 0)
-    others = tuple(whole.graph.inputs)[1:]
+    first, *others = whole.graph.inputs
     for index, layer in enumerate(layers[1:], start=1):
         graph = layer.clone().graph
+        _measure(graph, first)
         replace_all_uses_with(tuple(graph.inputs), (stream, *others))
         stream = _take_output(graph, final=index == len(layers) - 1)
         _number(graph, index)
@@ -45,11 +47,24 @@ def _take_output(graph: ir.Graph, *, final: bool) -> ir.Value:
     return outputs[FINAL_OUTPUT] if final and FINAL_OUTPUT in outputs else outputs[LAYER_OUTPUT]
 
 
+def _measure(graph: ir.Graph, hidden_states: ir.Value) -> None:
+    """Takes sizes from what enters the stack: what layers compute of sizes and masks alone is then the same in all.
+
+    onnxruntime computes it once: masks, and a bias by distance that layers share, each a map of all pairs.
+    """
+    for node in graph:
+        if node.op_type == "Shape" and node.inputs[0] is graph.inputs[0]:
+            node.replace_input_with(0, hidden_states)
+
+
 def _number(graph: ir.Graph, index: int) -> None:
-    """Tells this layer's nodes and tensors from the other layers'; weights have names of the whole model already."""
+    """Tells this layer's nodes and tensors from the other layers'; weights have names of the whole model already.
+
+    What layers may share is named by what it holds: their constants, and T5's table, which is every layer's.
+    """
     for value in list(graph.initializers.values()):
-        if not is_weight(value.const_value):
-            value.name = f"{index}/{value.name}"
+        if not is_weight(value.const_value) or str(value.name).endswith(_TABLE):
+            name_by_content(graph, value)
     for node in graph:
         node.name = f"{index}/{node.name}"
         for output in node.outputs:

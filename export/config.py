@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from export.fields import check_fields, refuse_unknown
+from export.relative_bias import RelativeBias
 from export.rotary import Rotary
 
 Norm = Literal["none", "layer", "rms", "rms_one_plus"]
@@ -54,6 +55,7 @@ class BlockConfig:
             heads, and norm_eps; Qwen3 does. "none" in most models.
         rotary: How queries and keys are turned by their positions, after their norm; None where the block knows no
             positions.
+        relative_bias: What is added to scores by the distance of key and query, before the mask; None where nothing is.
         ffn: "mlp" is act(x·W_1)·W_2; "glu" gates it: (act(x·W_1) ⊙ x·W_3)·W_2 (Shazeer 2020), SwiGLU with silu.
         ffn_bias: Whether all products of the feed-forward have a bias.
         hidden_act: "relu", "gelu" (exact, by erf), "gelu_tanh" (GPT-2's approximation, 5e-4 away from exact),
@@ -66,8 +68,8 @@ class BlockConfig:
 
     Raises:
         ValueError: A size below 1, an epsilon that is not positive, a word outside its list, key-value heads that
-            do not divide the heads, more rotary dims than head_dim, a parallel block that is not pre-norm, or a
-            layer scale in a sandwich.
+            do not divide the heads, more rotary dims than head_dim, a parallel block that is not pre-norm, a layer
+            scale in a sandwich, or buckets that the distances of the mask do not fill.
     """
 
     hidden_size: int
@@ -89,6 +91,7 @@ class BlockConfig:
     output_bias: bool = True
     qk_norm: QueryKeyNorm = "none"
     rotary: Rotary | None = None
+    relative_bias: RelativeBias | None = None
     ffn: FeedForwardKind = "mlp"
     ffn_bias: bool = True
     hidden_act: Activation = "gelu"
@@ -109,6 +112,8 @@ class BlockConfig:
             raise ValueError("layer_scale goes with placement pre or post, got 'sandwich'")
         if self.rotary and self.rotary.dims > self.head_dim:
             raise ValueError(f"rotary.dims must be at most head_dim {self.head_dim}, got {self.rotary.dims}")
+        if self.relative_bias:
+            self.relative_bias.hold(causal=self.mask == "causal")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -123,6 +128,8 @@ class BlockConfig:
         full = _with_head_sizes(fields)
         if isinstance(rotary := full.get("rotary"), Mapping):
             full["rotary"] = Rotary.from_dict(rotary, full["head_dim"])
+        if isinstance(bias := full.get("relative_bias"), Mapping):
+            full["relative_bias"] = RelativeBias.from_dict(bias)
         return cls(**full)
 
     def to_dict(self) -> dict[str, Any]:

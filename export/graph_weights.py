@@ -69,12 +69,18 @@ def rename_weights(graph: ir.Model, parameters: set[str], prefix: str) -> None:
         if name in parameters:
             value.name = _full(_short(name), prefix)
         elif is_weight(value.const_value):
-            own = _constant_name(value.const_value)
-            if own in graph.graph.initializers:
-                replace_all_uses_with(value, graph.graph.initializers[own])
-                del graph.graph.initializers[name]
-            else:
-                value.name = own
+            name_by_content(graph.graph, value)
+
+
+def name_by_content(graph: ir.Graph, value: ir.Value) -> None:
+    """Names an initializer by what it holds; where the graph has one that holds the same, that takes its place."""
+    assert value.const_value is not None  # noqa: S101 - an initializer
+    own = _constant_name(value.const_value)
+    if own in graph.initializers:
+        replace_all_uses_with(value, graph.initializers[own])
+        del graph.initializers[str(value.name)]
+    else:
+        value.name = own
 
 
 def _constant_name(tensor: ir.TensorProtocol) -> str:

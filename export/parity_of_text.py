@@ -20,7 +20,7 @@ def prove_text(text: TextFront, folder: Path) -> None:
     Raises:
         ExportError: It breaks the rule.
     """
-    ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, min(text.max_tokens, _MOST_TOKENS)))
+    ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, min(text.max_tokens or _MOST_TOKENS, _MOST_TOKENS)))
     ids[:, 0], ids[:, -1] = 0, text.vocab_size - 1
     with torch.inference_mode():
         plain = text.embeddings(torch.from_numpy(ids)).numpy()

@@ -1,12 +1,13 @@
-"""Rotary positions: pairs of a query's and a key's numbers, turned by an angle that grows with the position."""
+"""Positions: pairs of a query's and a key's numbers, turned by an angle, and scores that favour keys by distance."""
 
 import math
 from functools import cache
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from export.relative_bias import RelativeBias
 from export.rotary import Rotary
 
 
@@ -67,3 +68,40 @@ def _llama3(found: Float[Tensor, " pair"], rotary: Rotary) -> Float[Tensor, " pa
     blended = (1 - share) * slowed + share * found
     between = torch.where(wavelength > length / low, slowed, blended)
     return torch.where(wavelength < length / high, found, between)
+
+
+def bias_by_distance(
+    table: Float[Tensor, "bucket head"], length: int, relative: RelativeBias, *, causal: bool
+) -> Float[Tensor, "1 head sequence sequence"]:
+    """What is added to each query's score of each key (Raffel et al. 2020, arXiv:1910.10683, section 2.1).
+
+    Args:
+        table: What each head adds for each bucket.
+        length: Positions of a sequence, hidden ones too.
+        relative: Which distances share a bucket.
+        causal: Whether no query sees a key after it.
+    """
+    # A graph gathers and computes no logarithm: whose last bit could move a distance to another bucket.
+    most = relative.max_distance
+    distances = torch.arange(1 - length, length, device=table.device)
+    found = torch.index_select(buckets(relative, causal=causal), 0, distances.clamp(-most, most) + most)
+    position = torch.arange(length, device=table.device)
+    places = position[None, :] - (position - (length - 1))[:, None]
+    by_distance = nn.functional.embedding(found, table)
+    return nn.functional.embedding(places, by_distance).permute(2, 0, 1)[None]
+
+
+@cache
+def buckets(relative: RelativeBias, *, causal: bool) -> Int[Tensor, " distance"]:
+    """The bucket of each distance key - query from -max_distance to max_distance, beyond which it stays the same.
+
+    The logarithm is a float32, in transformers' order of operations: where it should be a whole number, its rounding
+    decides.
+    """
+    distances = torch.arange(-relative.max_distance, relative.max_distance + 1)
+    count, exact = relative.side(causal=causal)
+    away = -distances.clamp(max=0) if causal else distances.abs()
+    logarithms = torch.log(away.clamp(min=1).float() / exact) / math.log(relative.max_distance / exact)
+    far = (exact + (logarithms * (count - exact)).long()).clamp(max=count - 1)
+    found = torch.where(away < exact, away, far)
+    return found if causal else found + count * (distances > 0)

@@ -95,7 +95,7 @@ def check_inputs(tensors: Tensors, spec: ModelSpec) -> None:
 def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, ...]:
     limit = spec.max_sequence_length
     if name != "hidden_states" and spec.text is not None:
-        limit = min(limit or spec.text.max_tokens, spec.text.max_tokens)
+        limit = min((most for most in (limit, spec.text.max_tokens) if most), default=None)
     sequences = tensors.hidden_states if tensors.hidden_states is not None else tensors.input_ids
     lengths = tuple(map(len, sequences or ()))
     for index, length in enumerate(lengths):

@@ -92,7 +92,7 @@ class TextSpec(_Strict):
     tokenizer: Literal["text/tokenizer.json"]
     embeddings: Literal["text/embeddings.onnx"]
     vocab_size: PositiveInt
-    max_tokens: PositiveInt
+    max_tokens: PositiveInt | None
 
 
 class LimitsSpec(_Strict):

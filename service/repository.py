@@ -215,7 +215,8 @@ def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, most_to
     states = TensorSpec(name="hidden_states", dtype="float32", axes=[*axes, "hidden"], shape=[-1, -1, spec.hidden_size])
     embeddings.check_contract([takes], [states], place)
     try:
-        ids = np.resize(np.asarray([0, spec.text.vocab_size - 1]), min(spec.text.max_tokens, most_tokens))
+        length = min(spec.text.max_tokens or most_tokens, most_tokens)
+        ids = np.resize(np.asarray([0, spec.text.vocab_size - 1]), length)
         front.embed((ids,), (np.ones(len(ids), np.bool_),))
     except ERRORS as error:
         raise StartError(f"{place}: takes fewer ids or positions than the manifest says") from error

@@ -51,13 +51,14 @@ class TextFront:
         if len(text) > max_tokens:
             message = f"expected at most {max_tokens:,} strings, got {len(text):,}"
             raise IllegalRequestError(message, code="too_many_tokens", at="text")
-        for index, string in enumerate(text):
-            _check_characters(len(string), self._spec.max_tokens, "sequence_too_long", f"text[{index}]")
+        if longest := self._spec.max_tokens:
+            for index, string in enumerate(text):
+                _check_characters(len(string), longest, "sequence_too_long", f"text[{index}]")
         _check_characters(sum(map(len, text)), max_tokens, "too_many_tokens", "text")
         encodings = self._tokenizer.encode_batch(list(text))
         for index, encoding in enumerate(encodings):
-            if len(encoding.ids) > self._spec.max_tokens:
-                message = f"expected at most {self._spec.max_tokens} tokens, got {len(encoding.ids)}"
+            if longest and len(encoding.ids) > longest:
+                message = f"expected at most {longest} tokens, got {len(encoding.ids)}"
                 raise IllegalRequestError(message, code="sequence_too_long", at=f"text[{index}]")
         ids = tuple(np.asarray(encoding.ids, np.int64) for encoding in encodings)
         return ids, tuple(tuple(encoding.tokens) for encoding in encodings)

@@ -130,18 +130,23 @@ ROTARY = {
 
 
 _SIZES = {"hidden_size": 24, "intermediate_size": 20, "norm": "rms_one_plus", "placement": "sandwich"}
+_CAPPED = {
+    "num_attention_heads": 4, "mask": "causal", "softcap": 2.0, "scale": 0.7,
+    "relative_bias": {"num_buckets": 9, "max_distance": 7},
+}  # fmt: skip
 _TURNED = {"max_position_embeddings": 96, "theta": 100.0}
 # Layers of one stack that have little in common, two of them but for their windows.
 UNLIKE = {
     "layers": [
-        {**_SIZES, "num_attention_heads": 4, "mask": "causal", "window": 4, "softcap": 2.0, "scale": 0.7},
-        {**_SIZES, "num_attention_heads": 4, "mask": "causal", "softcap": 2.0, "scale": 0.7},
+        {**_SIZES, **_CAPPED, "window": 4},
+        {**_SIZES, **_CAPPED},
         {
             "hidden_size": 24,
             "intermediate_size": 12,
             "num_attention_heads": 2,
             "window": 3,
             "rotary": _TURNED,
+            "relative_bias": {"num_buckets": 12, "max_distance": 30},
             "attention_norm": False,
             "layer_scale": True,
         },

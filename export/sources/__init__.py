@@ -23,13 +23,13 @@ class TextFront:
         tokenizer: The source's tokenizer.json, copied as it is.
         embeddings: input_ids int64 [batch, sequence] → hidden_states float32 [batch, sequence, hidden].
         vocab_size: input_ids lie in 0 … vocab_size - 1.
-        max_tokens: Positions the embeddings have.
+        max_tokens: Positions the embeddings have; None: any number.
     """
 
     tokenizer: Path
     embeddings: "nn.Module"
     vocab_size: int
-    max_tokens: int
+    max_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def _text(config: Config, vocab_size: int = 30522) -> Text:
 
 def _roberta_text(config: Config, vocab_size: int) -> Text:
     text = replace(_text(config, vocab_size), padding=config.size("pad_token_id", 1, least=0))
-    if text.max_tokens < 1:
+    if not text.max_tokens or text.max_tokens < 1:
         raise config.refusal(
             f"max_position_embeddings is {text.positions}, of which pad_token_id {text.padding} leaves none"
         )

@@ -105,7 +105,10 @@ class _Found:
         if name.startswith("final_norm."):
             return self.take(f"{family.final_norm}{name.removeprefix('final_norm')}", shape)
         _, index, own = name.split(".", 2)
-        take = partial(self.take, before=f"{family.layers}{first + int(index)}.")
+        layer = first + int(index)
+        if own in family.tables:
+            return self.take(family.tables[own].format(layer=layer), shape)
+        take = partial(self.take, before=f"{family.layers}{layer}.")
         return take_as_ours(take, self._tensors[own], shape, family.stored)
 
     def _find_prefix(self) -> str:

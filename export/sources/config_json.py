@@ -112,15 +112,15 @@ class Config:
             if self._get(key, None) not in (only, None):
                 raise self.refusal(f"{key} is {self._fields[key]!r}, and only {only!r} is supported")
 
-    def hold_common(self) -> None:
-        """Refuses what no family here computes, by the keys that every config may have.
+    def hold_common(self, harmless: frozenset[str] = frozenset()) -> None:
+        """Refuses what no family here computes, by the keys that every config may have, but those that are harmless.
 
         Raises:
             ExportError: The model has code of its own, is quantised, or the like.
         """
         if self._get("auto_map", None):
             raise self.refusal("auto_map names the model's own code, and code that comes with a model is never run")
-        self.only(_ONLY)
+        self.only({key: only for key, only in _ONLY.items() if key not in harmless})
 
     def finish(self, kind: str, harmless: frozenset[str]) -> None:
         """Refuses what is left: keys that nobody read, whose value is not null, and of which nobody knows what they do.
@@ -128,7 +128,7 @@ class Config:
         Raises:
             ExportError: There is such a key.
         """
-        self.hold_common()
+        self.hold_common(harmless)
         for key in sorted(self._fields.keys() - self._read - _HARMLESS - harmless):
             if self._fields[key] is not None:
                 why = f"{key} is no key of {kind} that is known here, and may change what it computes"

@@ -1,4 +1,4 @@
-"""Which families are known, which come later and which never: from config.json to what is to be loaded."""
+"""Which families are known, and which never are: from config.json to what is to be loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from export import ExportError
 from export.config import BlockConfig
 from export.json_file import read_json
-from export.sources import bert, clip, gemma, gpt2, llama, modernbert, neox, vit
+from export.sources import bert, clip, gemma, gpt2, llama, modernbert, neox, t5, vit
 from export.sources.config_json import Config
 from export.sources.family import Family, Text
 
@@ -17,17 +17,13 @@ FAMILIES: tuple[Family, ...] = (
     *neox.FAMILIES,
     *llama.FAMILIES,
     *gemma.FAMILIES,
+    *t5.FAMILIES,
     *vit.FAMILIES,
     *clip.FAMILIES,
 )
 KNOWN = {model_type: family for family in FAMILIES for model_type in family.model_types}
 _TOWERS = {(str(family.inside), str(family.tower)): family for family in FAMILIES if family.inside}
 
-# What the block lacks for the families that come later.
-_LATER = {
-    "t5": ("scores without a scale", "a relative bias"),
-    "mt5": ("scores without a scale", "a relative bias"),
-}
 _EXPERTS = "each token chooses among experts, which this block does not have"
 # Keys of config.json by which a model shows that it has no block to serve, whatever its model_type.
 _NEVER = {
@@ -120,9 +116,6 @@ def _read(config: Config, kind: str, family: Family, reference: str | None) -> M
 
 
 def _why_not(kind: object, keys: frozenset[str]) -> str:
-    if isinstance(kind, str) and kind in _LATER:
-        lacks = " and ".join((", ".join(_LATER[kind][:-1]), _LATER[kind][-1]) if _LATER[kind][1:] else _LATER[kind])
-        return f"model_type is {kind!r}, which comes later: the block does not have {lacks} yet"
     if kind in _WINDOWED:
         why = "its attention runs in windows of an image, and its tensors have a height and a width"
         return f"model_type is {kind!r}, which is not served as a block: {why}"

@@ -42,7 +42,7 @@ class Text:
     Attributes:
         word: The words' tensor [vocabulary, width].
         vocab_size: Its rows.
-        positions: How many positions there are.
+        positions: How many positions there are; None where layers count distances alone.
         position: Their tensor [positions, width], or None.
         token_type: The token types' tensor, whose first row is added; None where a family has no such types.
         token_types: Its rows.
@@ -57,7 +57,7 @@ class Text:
 
     word: str
     vocab_size: int
-    positions: int
+    positions: int | None = None
     position: str | None = None
     token_type: str | None = None
     token_types: int = 0
@@ -69,9 +69,11 @@ class Text:
     scale: float = 1.0
 
     @property
-    def max_tokens(self) -> int:
-        """How many tokens have a position."""
-        return self.positions if self.padding is None else self.positions - self.padding - 1
+    def max_tokens(self) -> int | None:
+        """How many tokens have a position; None: any."""
+        if self.positions is None or self.padding is None:
+            return self.positions
+        return self.positions - self.padding - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,8 @@ class Family:
         prefixes: What may stand before every name: models with a head call the model below it by a name.
         layers: What a layer's names begin with, before its number.
         tensors: Ours ← theirs, of one layer; made from the block where it decides how they are packed.
+        tables: Ours ← theirs, of tensors that are stored as ours; their names are whole, with {layer} where its number
+            stands; without it all layers have the same.
         stored: "out_in" as nn.Linear stores a matrix, "in_out" as Conv1D and we do.
         final_norm: What the names of the norm after the last layer begin with, or None; its epsilon is the blocks'.
         text: From config.json to the text front's tensors, or None for a family without.
@@ -106,6 +110,7 @@ class Family:
     prefixes: tuple[str, ...]
     layers: str
     tensors: Tensors | Callable[[BlockConfig], Tensors]
+    tables: Mapping[str, str] = field(default_factory=dict)
     stored: Literal["out_in", "in_out"] = "out_in"
     final_norm: str | None = None
     text: Callable[[Config], Text] | None = None

@@ -28,7 +28,7 @@ class Embeddings(nn.Module):
         width = text.width or hidden_size
         self.padding, self.scale = text.padding, text.scale
         self.word = matrix(text.vocab_size, width)
-        self.position = matrix(text.positions, width) if text.position else None
+        self.position = matrix(text.positions, width) if text.position and text.positions else None
         self.token_type = matrix(text.token_types, width) if text.token_type else None
         self.norm = LayerNorm(width, eps, bias=text.norm_bias) if text.norm else nn.Identity()
         self.projection = matrix(width, hidden_size) if text.projection else None

@@ -35,6 +35,9 @@ class _Weights:
         scaled = rows / np.sqrt(length**2 / rows.shape[-1] + self._config.norm_eps)
         return np.asarray(scaled * (plus + self._state[f"{name}.weight"]))
 
+    def bias(self, bucket: int, head: int) -> float:
+        return float(self._state["attention.relative_bias"][bucket, head])
+
     def added(self, rows: Array, part: str) -> Array:
         """What a part adds to the stream, from what it gives."""
         if self._config.layer_scale:
@@ -47,7 +50,7 @@ def block(config: Any, state: Mapping[str, Array], x: Array, mask: Array, positi
     weights, pre = _Weights(config, state), config.placement != "post"
     found = {"layer_input": x, "attention_input": weights.norm(x, "attention_norm") if pre else x}
     _project(config, weights, found, positions)
-    _attend(config, found, mask)
+    _attend(config, weights, found, mask)
     found["attention_output"] = weights.affine(found["context"].reshape(len(x), -1), "attention", "O")
     stream = x + weights.added(found["attention_output"], "attention")
     if config.parallel == "none":
@@ -102,7 +105,7 @@ def _frequency(rotary: Any, pair: int) -> float:
     return float(share * plain + (1 - share) * plain / rotary.factor)
 
 
-def _attend(config: Any, found: dict[str, Array], mask: Array) -> None:
+def _attend(config: Any, weights: _Weights, found: dict[str, Array], mask: Array) -> None:
     length, heads = len(mask), config.num_attention_heads
     lowest = float(np.finfo(np.float32).min)
     found["attention_scores"] = np.full((heads, length, length), lowest)
@@ -115,11 +118,27 @@ def _attend(config: Any, found: dict[str, Array], mask: Array) -> None:
             scores = found["key"][seen, shared] @ found["query"][row, head] * (config.scale or config.head_dim**-0.5)
             if config.softcap:
                 scores = config.softcap * np.tanh(scores / config.softcap)
+            if config.relative_bias:
+                scores = scores + [weights.bias(_bucket(config, key - row), head) for key in seen]
             found["attention_scores"][head, row, seen] = scores
             if seen:
                 exponents = np.exp(scores - scores.max())
                 found["attention_weights"][head, row, seen] = exponents / exponents.sum()
         found["context"][:, head] = found["attention_weights"][head] @ found["value"][:, shared]
+
+
+def _bucket(config: Any, distance: int) -> int:
+    """By whole numbers: bucket exact + k begins where (distance / exact)^n is (farthest / exact)^k, of n such buckets.
+
+    The buckets of the keys after the query come last.
+    """
+    bias, causal = config.relative_bias, config.mask == "causal"
+    side = bias.num_buckets if causal else bias.num_buckets // 2
+    exact, away = side // 2, abs(distance)
+    wide = side - exact
+    starts = [bias.max_distance**k * exact**wide for k in range(wide)]
+    bucket = away if away < exact else exact + sum(away**wide * exact**k >= start for k, start in enumerate(starts)) - 1
+    return bucket + (side if distance > 0 else 0)
 
 
 def _near(config: Any, row: int, length: int) -> range:

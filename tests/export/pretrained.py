@@ -25,6 +25,8 @@ OTHER = {"hidden_act": "gelu_new", "rms_norm_eps": 0.01, "num_attention_heads": 
 MODERN = {**ROTARY, "cls_token_id": 1, "sep_token_id": 2}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}  # fmt: skip
+T5 = {"d_model": 24, "num_heads": 3, "d_kv": 6, "d_ff": 20, "num_layers": LAYERS, "vocab_size": 40}
+NEAR = {"relative_attention_num_buckets": 9, "relative_attention_max_distance": 11}
 CLIP_TEXT = {**SIZES, **WORDS, "bos_token_id": 1, "eos_token_id": 2}
 PAIR = {"text_config": CLIP_TEXT, "vision_config": {**SIZES, **PATCHES}}
 
@@ -45,6 +47,12 @@ LLAMA = (
 )
 QWEN3 = ("self_attn.q_norm", "self_attn.k_norm", *LLAMA[2:])
 PHI3 = (*["self_attn.qkv_proj"] * 3, "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+DENSE = (
+    *[f"layer.0.SelfAttention.{letter}" for letter in "qkvo"],
+    "layer.1.DenseReluDense.wi",
+    "layer.1.DenseReluDense.wo",
+)
+GATED = (*DENSE[:4], "layer.1.DenseReluDense.wi_0", DENSE[5])
 VIT = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.fc1", "mlp.fc2")
 SWIGLU = (*VIT[:4], "mlp.gate_proj", "mlp.down_proj")
 CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
@@ -186,6 +194,25 @@ CASES: dict[str, Case] = {
                  {**ROTARY, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 4,
                   "sliding_window": 70, "attn_logit_softcapping": None}, LLAMA),
         ),
+        (
+            Case("t5", "T5EncoderModel", "T5Config", T5, DENSE),
+            Case("t5", "T5ForConditionalGeneration", "T5Config",
+                 {**T5, **NEAR, "num_heads": 4, "d_kv": 10, "layer_norm_epsilon": 0.01, "num_decoder_layers": 1,
+                  "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, GATED, "encoder"),
+            Case("t5", "T5ForTokenClassification", "T5Config",
+                 {**T5, "num_heads": 1, "d_kv": 130, "feed_forward_proj": "gelu"}, DENSE, "transformer"),
+        ),
+        (
+            Case("mt5", "MT5EncoderModel", "MT5Config", T5, GATED),
+            Case("mt5", "MT5Model", "MT5Config",
+                 {**T5, **NEAR, "num_heads": 2, "layer_norm_epsilon": 0.01, "feed_forward_proj": "gated-silu"}, GATED,
+                 "encoder"),
+        ),
+        (
+            Case("umt5", "UMT5EncoderModel", "UMT5Config", T5, GATED),
+            Case("umt5", "UMT5ForConditionalGeneration", "UMT5Config",
+                 {**T5, **NEAR, "d_kv": 8, "layer_norm_epsilon": 0.01, "feed_forward_proj": "relu"}, DENSE, "encoder"),
+        ),
         _vit("vit", "ViT"),
         _vit("deit", "DeiT"),
         (
@@ -220,6 +247,8 @@ def make(name: str) -> Any:
         for label, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape)
             scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
+            if label.endswith("SelfAttention.q.weight"):
+                scale *= config.d_kv**-0.5  # T5's queries are small, as its scores are not scaled
             parameter.data = scale * noise + (usual if parameter.ndim == 1 and label.endswith("weight") else 0.0)
     return model.eval()
 

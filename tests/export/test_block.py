@@ -17,6 +17,7 @@ from export.block import Stack, TransformerBlock
 from export.config import BlockConfig, Parallel, Placement, StackConfig
 from export.probes import block_probes, layer_outputs
 from export.proof import tolerance
+from export.relative_bias import RelativeBias
 from export.rotary import Rotary
 from export.sources import checkpoint, minilm, random, torch_encoder
 from export.sources.families import read_model
@@ -186,6 +187,13 @@ rotaries = st.builds(
 )
 
 
+# Sequences are of at most 7 positions: few buckets, so that far distances are among theirs.
+biases = st.builds(
+    lambda sizes: RelativeBias(num_buckets=sizes[0], max_distance=sizes[1]),
+    st.sampled_from(((4, 3), (5, 3), (9, 5), (12, 7), (32, 128))),
+)
+
+
 def some_block(
     shared: int,
     group: int,
@@ -225,6 +233,7 @@ configs = st.builds(
     output_bias=st.booleans(),
     qk_norm=st.sampled_from(("none", "rms")),
     rotary=st.none() | rotaries,
+    relative_bias=st.none() | biases,
     ffn=st.sampled_from(("mlp", "glu")),
     ffn_bias=st.booleans(),
     hidden_act=st.sampled_from(("relu", "gelu", "gelu_tanh", "quick_gelu", "silu")),
@@ -281,7 +290,7 @@ with install_import_hook([f"export.{part}" for part in parts], "beartype.beartyp
 fields = {"hidden_size": 6, "num_attention_heads": 2, "head_dim": 130, "value_head_dim": 5, "intermediate_size": 7}
 rotary = {"rotary": {"max_position_embeddings": 9, "dims": 4}}
 grouped = {**rotary, "num_key_value_heads": 1, "norm": "rms", "qk_norm": "rms", "ffn": "glu", "final_norm": "rms"}
-parallel = {"parallel": "one_norm"}
+parallel = {"parallel": "one_norm", "relative_bias": {}}
 for more in ({}, {"mask": "causal", "placement": "post"}, {"norm": "none", "final_norm": "layer"}, grouped, parallel):
     source = random.load(StackConfig.from_dict({**fields, "num_layers": 2, **more}))
     x, mask = torch.randn(3, 4, 6), torch.ones(3, 4, dtype=torch.int64)

@@ -189,21 +189,14 @@ def test_gpt2s_other_scales_are_refused(config: dict[str, Any], sentence: str, t
 
 KNOWN = (
     "bert, clip, clip_text_model, clip_vision_model, deit, dinov2, distilbert, electra, gemma, gemma2, gpt2, gpt_neox, "
-    "llama, mistral, modernbert, phi3, qwen2, qwen3, roberta, siglip, siglip_text_model, "
-    "siglip_vision_model, vit, xlm-roberta"
+    "llama, mistral, modernbert, mt5, phi3, qwen2, qwen3, roberta, siglip, siglip_text_model, siglip_vision_model, t5, "
+    "umt5, vit, xlm-roberta"
 )
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        (
-            {"model_type": "t5"},
-            (
-                "model_type is 't5', which comes later: the block does not have scores without a scale and a relative "
-                "bias yet"
-            ),
-        ),
         (
             {"model_type": "mixtral", "num_local_experts": 8},
             (

@@ -65,7 +65,7 @@ def same_alone(graphs: Graphs, answers: list[Mapping[str, Array]], rows: list[Ar
 
 def worst_of_text(oracles: tuple[Oracle, Oracle], graphs: Graphs, text: TextFront, padding: int) -> float:
     worst = 0.0
-    for length in (1, 2, 63, text.max_tokens):
+    for length in (1, 2, 63, text.max_tokens or 200):
         ids = np.random.default_rng(length).integers(0, text.vocab_size, length)
         ids[length // 2] = padding
         plain, truth = (oracle.embed(ids.tolist()) for oracle in oracles)

@@ -1,4 +1,4 @@
-"""Rotation against transformers' own functions, and what a config of it must be."""
+"""Rotation and bias by distance against transformers' own functions, and what a config of them must be."""
 
 import re
 from typing import Any, cast
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from export.config import BlockConfig, StackConfig
-from export.position import rotate
+from export.position import bias_by_distance, buckets, rotate
+from export.relative_bias import RelativeBias
 from export.rotary import Rotary
 
 LONGEST = 4096
@@ -62,6 +63,53 @@ def test_interleaved_neighbours_turn_as_in_transformers_gptj() -> None:
     sin, cos = table[..., : size // 2], table[..., size // 2 :]
     want = torch.cat((gptj.apply_rotary_pos_emb(x[..., :size], sin, cos), x[..., size:]), dim=-1)
     assert close(rotate(x, POSITIONS, Rotary(dims=size, max_position_embeddings=LONGEST, pairs="interleaved")), want)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    ("num_buckets", "max_distance"), [(32, 128), (4, 3), (7, 12), (9, 5), (12, 50), (64, 1000), (128, 200)]
+)
+def test_every_distance_has_the_bucket_that_it_has_in_transformers_t5(
+    num_buckets: int, max_distance: int, *, causal: bool
+) -> None:
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    relative = RelativeBias(num_buckets=num_buckets, max_distance=max_distance)
+    relative.hold(causal=causal)
+    table = torch.randn(num_buckets, 3, generator=torch.Generator().manual_seed(0))
+    position = torch.arange(2 * max_distance + 3)
+    distances = position[None, :] - position[:, None]
+    bucket: Any = T5Attention._relative_position_bucket
+    theirs = bucket(distances, not causal, num_buckets, max_distance)
+    found = bias_by_distance(table, len(position), relative, causal=causal)
+    assert torch.equal(found, table[theirs].permute(2, 0, 1)[None])
+    known = buckets(relative, causal=causal)
+    assert len(known) == 2 * max_distance + 1
+    assert {*known.tolist()} == {*theirs.unique().tolist()}
+
+
+@pytest.mark.parametrize(
+    ("bias", "mask", "sentence"),
+    [
+        (
+            {"num_buckets": 3},
+            "bidirectional",
+            "relative_bias.num_buckets must be at least 4 with mask bidirectional, got 3",
+        ),
+        ({"num_buckets": 1}, "causal", "relative_bias.num_buckets must be at least 2 with mask causal, got 1"),
+        (
+            {"max_distance": 8},
+            "bidirectional",
+            "relative_bias.max_distance must be above 8, below which each distance has its own bucket, got 8",
+        ),
+        ({"max_distance": 0}, "causal", "relative_bias.max_distance must be an integer of at least 1, got 0"),
+        ({"buckets": 3}, "causal", "unknown field 'buckets'; the nearest is 'num_buckets'"),
+        (True, "causal", "relative_bias must be an object or null, got True"),
+    ],
+)  # fmt: skip
+def test_buckets_that_distances_do_not_fill_are_refused(bias: Any, mask: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        BlockConfig.from_dict({**FIELDS, "mask": mask, "relative_bias": bias})
 
 
 @pytest.mark.parametrize(

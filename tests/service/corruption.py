@@ -128,7 +128,7 @@ def embeddings(*, rows: int = 3, positions: int = 4, hidden_size: int = HIDDEN_S
 
 
 def give_text(
-    folder: Path, *, graph: bytes | None = None, tokenizer: bytes = b"", vocab_size: int = 3, max_tokens: int = 4
+    folder: Path, *, graph: bytes | None = None, tokenizer: bytes = b"", vocab_size: int = 3, max_tokens: int | None = 4
 ) -> None:
     """Gives the artifact a text front of three words and four positions."""
     words = Tokenizer(WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))  # noqa: S106 - not that kind of token

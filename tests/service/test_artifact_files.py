@@ -132,6 +132,7 @@ CASES: dict[str, tuple[Corruption, str]] = {
     "embeddings random": (lambda folder: give_text(folder, graph=b"x"), "HERE/text/embeddings.onnx: onnxruntime refuses it: Failed to load model because protobuf parsing failed."),
     "embeddings of hidden size 16": (lambda folder: give_text(folder, graph=embeddings(hidden_size=16)), "HERE/text/embeddings.onnx: differs from manifest.json: output ('hidden_states', 'tensor(float)', [-1, -1, 8]) in the manifest, ('hidden_states', 'tensor(float)', [-1, -1, 16]) in the graph"),
     "an id too many": (lambda folder: give_text(folder, vocab_size=4), "HERE/text/embeddings.onnx: takes fewer ids or positions than the manifest says"),
+    "no last position": (lambda folder: give_text(folder, max_tokens=None), "HERE/text/embeddings.onnx: takes fewer ids or positions than the manifest says"),
     "a position too many": (lambda folder: give_text(folder, max_tokens=5), "HERE/text/embeddings.onnx: takes fewer ids or positions than the manifest says"),
 }  # fmt: skip
 
