@@ -62,8 +62,8 @@ test-oracles: install  ## Our names and answers beside TransformerLens and bertv
 big: install  ## A layer of 1 GiB and a model of 2: exported within 4 times that and 1 GiB, and served; 6 GB of disk, minutes
 	$(BIN)/python -m pytest -m big
 
-families: install  ## Every family's graphs against transformers, and the tables of it in README.md and docs/families.md
-	$(BIN)/python -m tests.families
+families: install  ## Every family's graphs against transformers, and the tables of it in README.md and docs/families.md; ONLY picks
+	$(BIN)/python -m tests.families $(if $(ONLY),-k "$(ONLY)")
 
 fuzz: install  ## schemathesis over our OpenAPI document and the protocol's, for MINUTES
 	$(BIN)/python -m tests.fuzzing $(MINUTES)
