@@ -29,7 +29,7 @@ def chain_layers(layers: Sequence[ir.Model]) -> ir.Model:
     first, *others = whole.graph.inputs
     for index, layer in enumerate(layers[1:], start=1):
         graph = layer.clone().graph
-        _measure(graph, first)
+        _take_sizes(graph, first)
         replace_all_uses_with(tuple(graph.inputs), (stream, *others))
         stream = _take_output(graph, final=index == len(layers) - 1)
         _number(graph, index)
@@ -47,7 +47,7 @@ def _take_output(graph: ir.Graph, *, final: bool) -> ir.Value:
     return outputs[FINAL_OUTPUT] if final and FINAL_OUTPUT in outputs else outputs[LAYER_OUTPUT]
 
 
-def _measure(graph: ir.Graph, hidden_states: ir.Value) -> None:
+def _take_sizes(graph: ir.Graph, hidden_states: ir.Value) -> None:
     """Takes sizes from what enters the stack: what layers compute of sizes and masks alone is then the same in all.
 
     onnxruntime computes it once: masks, and a bias by distance that layers share, each a map of all pairs.
