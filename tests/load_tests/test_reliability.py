@@ -39,7 +39,8 @@ def haproxy() -> str:
 @pytest.mark.timeout(120)
 def test_answers_among_others_have_the_bits_they_have_alone_and_memory_stays(models: Path, tmp_path: Path) -> None:
     soaked = soak.soak(models, tmp_path, 4000)
-    assert soaked.faults() + soaked.leaks() == []
+    assert soaked.faults() == []
+    assert soaked.leaks(0.05) == []  # the pool still grows, by 1 to 2 % so early; a leak adds 23 %
     assert soaked.outcomes.keys() == {"equal", "left"}
     assert soaked.outcomes.total() == soaked.asked == 4000
     assert 0.15 < soaked.outcomes["left"] / 4000 < 0.25
