@@ -3,16 +3,14 @@
 import contextlib
 import resource
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.server import Server, link_models, running
 from tests.service.refusal import GOOD, post
-from tests.service.wire import connect
+from tests.service.wire import connect, until_served
 
 
 @contextlib.contextmanager
@@ -33,16 +31,6 @@ def storm(server: Server, count: int) -> list[socket.socket]:
         with contextlib.suppress(ConnectionError):
             opened.append(connect(server))
     return opened
-
-
-def until_served(server: Server) -> float:
-    """Seconds until a new client is."""
-    start_s = time.monotonic()
-    while True:
-        with contextlib.suppress(httpx.TransportError), server.client() as client:
-            if post(client, GOOD).status_code == httpx.codes.OK:
-                return time.monotonic() - start_s
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

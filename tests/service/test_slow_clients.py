@@ -17,7 +17,7 @@ from tests.server import Server, link_models, running
 from tests.service.faulty_service import SLOW
 from tests.service.log_lines import lines_of
 from tests.service.refusal import GOOD, hidden_states, post
-from tests.service.wire import HEAD, REQUEST, connect, read_all, read_one
+from tests.service.wire import HEAD, REQUEST, connect, read_all, read_one, until_served
 
 DEADLINE_S = 0.4
 DEADLINES = dict.fromkeys(("idle_timeout_s", "header_timeout_s", "body_timeout_s", "answer_timeout_s"), DEADLINE_S)
@@ -226,5 +226,4 @@ def test_a_server_without_descriptors_serves_who_is_there_and_recovers(
             before_s = process.cpu_times().user
             time.sleep(0.5)
             assert process.cpu_times().user - before_s < 0.25
-        with server.client() as client:
-            assert post(client, GOOD).status_code == 200
+        assert until_served(server) < 5  # a client that comes while the others are being closed is turned away

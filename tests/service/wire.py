@@ -1,14 +1,16 @@
 """Raw sockets, for what no HTTP client would send."""
 
+import contextlib
 import json
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from tests.server import Server
-from tests.service.refusal import GOOD
+from tests.service.refusal import GOOD, post
 
 LINE = b"POST /v1/models/tiny/forward HTTP/1.1\r\n"
 HEAD = LINE + b"Host: glassblock\r\n"
@@ -43,6 +45,16 @@ def connect(server: Server, timeout_s: float = 20) -> socket.socket:
     """A new connection to the server."""
     url = httpx.URL(server.url)
     return socket.create_connection((url.host, url.port or 80), timeout=timeout_s)
+
+
+def until_served(server: Server) -> float:
+    """Seconds until a new client is."""
+    start_s = time.monotonic()
+    while True:
+        with contextlib.suppress(httpx.TransportError), server.client() as client:
+            if post(client, GOOD).status_code == httpx.codes.OK:
+                return time.monotonic() - start_s
+        time.sleep(0.05)
 
 
 def read_all(connection: socket.socket) -> list[Answer]:
