@@ -5,6 +5,7 @@
 
 import fcntl
 import functools
+import gc
 import hashlib
 import importlib.util
 import io
@@ -270,6 +271,7 @@ def main() -> None:
     reading = subprocess.Popen([sys.executable, "-m", "pytest", "--collect-only", "-qq"], stdout=subprocess.DEVNULL)
     _run_each_trace_sooner()
     _make_here(names[0])
+    gc.freeze()  # torch.export collects garbage often, and need not look through torch itself each time
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as lanes:
         made = [lanes.submit(_make_here, name) for name in names[1:]]
     reading.wait()

@@ -1,6 +1,7 @@
 """Fixtures that every test may use; how long property tests look, and which tests run in one process."""
 
 import functools
+import gc
 import os
 import re
 import zlib
@@ -17,6 +18,7 @@ from tests import artifacts
 from tests.server import Server, link_models, running
 
 ROOT = Path(__file__).parent.parent
+gc.disable()  # until all tests are collected
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait by spinning, on processors that others need
 
 # `make test` and, of the same tests, `make test-long`.
@@ -52,6 +54,12 @@ def _need(file: str) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: files that share a process, then the neighbours'."""
     items.sort(key=_turn)
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector pass over all that has been loaded, torch among it: each search would take seconds."""
+    gc.freeze()
+    gc.enable()
 
 
 def _turn(item: pytest.Item) -> tuple[bool, bool]:
