@@ -44,7 +44,7 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
 @functools.cache
 def _need(file: str) -> str:
     text = (ROOT / file).read_text(encoding="utf-8")
-    if file.startswith("tests/export/") or re.search(r"\bimport torch\b", text):
+    if file.startswith("tests/export/") or re.search(r"\bimport torch\b|\btests\.hooked\b", text):
         return "torch"
     asked = re.search(r"^def test_\w+\([^)]*\b(server|client|unharmed):", text, re.MULTILINE)
     own = re.search(r"^def (server|client)\(", text, re.MULTILINE)
