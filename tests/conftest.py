@@ -52,7 +52,7 @@ def _need(file: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first: files that share a process, then the neighbours'."""
+    """What takes longest begins first: files that share a process, then those that start the most servers."""
     items.sort(key=_turn)
 
 
@@ -62,9 +62,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def _turn(item: pytest.Item) -> tuple[bool, bool]:
+def _turn(item: pytest.Item) -> tuple[bool, int, bool]:
     file = item.nodeid.partition("::")[0]
-    return _need(file) == file, item.get_closest_marker("thorough") is None
+    own = _need(file) == file
+    return own, -_count_servers(file) if own else 0, item.get_closest_marker("thorough") is None
+
+
+@functools.cache
+def _count_servers(file: str) -> int:
+    return (ROOT / file).read_text(encoding="utf-8").count("running(")
 
 
 @pytest.hookimpl(optionalhook=True)
