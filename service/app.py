@@ -81,13 +81,10 @@ class Application:
         )
         api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
         api.state.load = self._load_fitting
-        api.include_router(v1.router)
-        api.include_router(v1.forward_router)
-        api.include_router(v2.router)
-        api.include_router(v2.infer_router)
-        api.include_router(v2_repository.router)
-        api.include_router(operations.router)
-        api.include_router(page.router)
+        faces = (v1.router, v1.forward_router, v2.router, v2.infer_router, v2_repository.router)
+        for router in (*faces, operations.router, page.router):
+            # include_router would make every route anew at the first request, and hold the event loop for 0.1 s.
+            api.router.routes.extend(router.routes)
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
         busy = [*v1.forward_router.routes, *v2.infer_router.routes]

@@ -268,10 +268,12 @@ def main() -> None:
     names = [name for name in NEEDED if not place_of(name).exists()]
     if not names:
         return
+    gc.disable()  # while torch is loaded
     reading = subprocess.Popen([sys.executable, "-m", "pytest", "--collect-only", "-qq"], stdout=subprocess.DEVNULL)
     _run_each_trace_sooner()
     _make_here(names[0])
     gc.freeze()  # torch.export collects garbage often, and need not look through torch itself each time
+    gc.enable()
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as lanes:
         made = [lanes.submit(_make_here, name) for name in names[1:]]
     reading.wait()

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 
+from service.app import Application
+from service.settings import read_settings
 from tests.artifacts import SERVED
 
 ROW = [0.5, -1.0, 0.25, 2.0, 1.0, 0.0, 0.0, 1.0]
@@ -18,6 +22,10 @@ STAGE = re.compile(r"(\w+);dur=(\d+\.\d{3})")
 def test_liveness_and_readiness_are_200_and_say_so(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"live": True}
     assert client.get("/readyz").json() == {"ready": True}
+
+
+def test_no_route_is_left_to_be_made_at_the_first_request() -> None:
+    assert {type(route) for route in Application(read_settings([]))._api().routes} == {APIRoute, Route}
 
 
 def test_probes_are_not_cached_nor_closed_and_carry_a_request_id(client: httpx.Client) -> None:
