@@ -10,6 +10,7 @@ import pytest
 
 from tests.neighbourhood import Case, ask_alone, assert_equal_alone_and_together, connect, hidden_case
 from tests.server import Server
+from tests.service.log_lines import log_of
 
 LENGTHS = (1, 2, 3, 5, 8, 9, 16, 17, 31, 33)
 OUTPUTS = ["block_output", "layers.1.attention_weights", "layers.0.context"]
@@ -43,7 +44,7 @@ def changed_cases() -> list[Case]:
 
 
 def failed_runs(server: Server) -> int:
-    return server.stdout.read_text(encoding="utf-8").count('"run failed"')
+    return log_of(server).count('"run failed"')
 
 
 @pytest.mark.thorough

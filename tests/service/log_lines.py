@@ -16,3 +16,12 @@ def lines_of(server: Server, request_id: str) -> list[dict[str, Any]]:
             return found
         time.sleep(0.01)
     raise AssertionError(f"no line for {request_id}")
+
+
+def log_of(server: Server) -> str:
+    """All that it has logged until now."""
+    request_id = f"until-{time.monotonic_ns()}"
+    with server.client() as client:
+        client.get("/v1/models", headers={"X-Request-ID": request_id})
+    lines_of(server, request_id)
+    return server.stdout.read_text(encoding="utf-8")

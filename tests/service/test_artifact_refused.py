@@ -10,6 +10,7 @@ import pytest
 from tests import forked
 from tests.server import running
 from tests.service.corruption import Corruption, change, copy_artifact, graph, swap, write
+from tests.service.log_lines import log_of
 from tests.service.refusal import GOOD, GOOD_ROW, assert_refused, hidden_states, post
 
 CHANGED = "its SHA-256 is not the manifest's; the file was changed after the export"
@@ -83,7 +84,7 @@ def test_layers_that_cannot_be_loaded_on_first_use_are_503_and_the_rest_is_serve
             assert_refused(post(client, INSIDE), 503, "layers_unavailable", "", UNLOADED)
         _assert_the_rest_is_unharmed(client)
         assert str(folder) not in post(client, INSIDE).text
-        log = server.stdout.read_text(encoding="utf-8")
+        log = log_of(server)
     assert f"{folder}/layers/1.onnx: onnxruntime refuses it: Failed to load model" in log
 
 
@@ -96,5 +97,5 @@ def test_files_that_change_under_a_running_server_are_never_loaded(
         write("weights.data", lambda data: data[::-1])(folder)
         assert_refused(post(client, INSIDE), 503, "layers_unavailable", "", UNLOADED)
         _assert_the_rest_is_unharmed(client)
-        log = server.stdout.read_text(encoding="utf-8")
+        log = log_of(server)
     assert f"{folder}/weights.data: {CHANGED}" in log

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.server import Server
-from tests.service.log_lines import lines_of
+from tests.service.log_lines import lines_of, log_of
 from tests.service.refusal import GOOD
 from tests.service.scraping import scrape_at_rest
 from tests.service.wire import HEAD, LINE, REQUEST, connect, exchange, read_all, read_one
@@ -208,7 +208,7 @@ def test_a_reset_leaves_nothing_behind(server: Server, unharmed: httpx.Client, d
         connection.close()
     while process.num_fds() > before:  # until the test's own time is over
         time.sleep(0.02)
-    assert "Traceback" not in server.stdout.read_text()
+    assert "Traceback" not in log_of(server)
 
 
 def test_a_body_in_chunks_of_one_byte_costs_no_memory(server: Server, unharmed: httpx.Client) -> None:

@@ -19,7 +19,7 @@ from tests import forked
 from tests.server import Server, link_models, running
 from tests.service.faulty_service import HELD, SLOW, STUCK
 from tests.service.grpc_client import Grpc, failure, raw
-from tests.service.log_lines import lines_of
+from tests.service.log_lines import lines_of, log_of
 
 FAULTY = "tests.service.faulty_service"
 KEY = "a-key-of-alice"
@@ -230,5 +230,4 @@ def test_a_bug_is_told_as_one_and_gives_nothing_away(models: Path, tmp_path: Pat
         said = "the server failed; this is a bug of the server"
         assert caller.failure("ModelInfer", raw()) == ("INTERNAL", said)
         assert caller.call("ModelReady", name="tiny").ready
-        time.sleep(0.1)
-        assert "TypeError" in server.stdout.read_text()
+        assert "TypeError" in log_of(server)
