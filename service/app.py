@@ -65,7 +65,9 @@ class Application:
         self.openapi = api.openapi
         places = Places(settings)
         self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)
-        self.door = Door(api, settings, self.lifecycle, places, self._load_of, keys)
+        busy = [*v1.forward_router.routes, *v2.infer_router.routes]
+        shortcut = Shortcut(api, busy, _answer_error)
+        self.door = Door(shortcut, settings, self.lifecycle, places, self._load_of, keys)
         self.asgi: ASGIApp = logs.RequestLog(self.door)
 
     def _api(self) -> DescribedAPI:
@@ -87,8 +89,6 @@ class Application:
             api.router.routes.extend(router.routes)
         for kind in (GlassblockError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
-        busy = [*v1.forward_router.routes, *v2.infer_router.routes]
-        api.add_middleware(Shortcut, routes=busy, answer_error=_answer_error)
         return api
 
     def _make_grpc(self, places: Places, keys: ApiKeys | None) -> "GrpcServer":
