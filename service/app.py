@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from service import __version__, budget, logs
@@ -66,7 +67,7 @@ class Application:
         places = Places(settings)
         self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)
         busy = [*v1.forward_router.routes, *v2.infer_router.routes]
-        shortcut = Shortcut(api, busy, _answer_error)
+        shortcut = ServerErrorMiddleware(Shortcut(api, busy, _answer_error), handler=_answer_error)  # FastAPI's own
         self.door = Door(shortcut, settings, self.lifecycle, places, self._load_of, keys)
         self.asgi: ASGIApp = logs.RequestLog(self.door)
 

@@ -1,10 +1,16 @@
-"""The service with a bug in how it reads a gRPC call."""
+"""The service with a bug on every face: in how it reads a gRPC call, and in what it says of a model over HTTP."""
+
+from typing import Never
 
 from service import __main__
-from service.api import grpc
+from service.api import grpc, v1, v2
 
 
 def main() -> None:
-    """`python -m service`, in which every ModelInfer fails with a TypeError."""
-    vars(grpc)["read_name"] = lambda body: body["no such thing"]
+    """`python -m service`, in which ModelInfer, forward and GET /v2 fail with a TypeError."""
+
+    def fail(*_: object) -> Never:
+        raise TypeError("no such thing")
+
+    vars(grpc)["read_name"] = vars(v1)["describe"] = vars(v2)["server_metadata"] = fail
     __main__.main()

@@ -1,13 +1,16 @@
 """One JSON line a request, and never what a client sent."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server import Server
-from tests.service.log_lines import lines_of
+from tests.server import Server, link_models, running
+from tests.service.log_lines import lines_of, log_of
+from tests.service.refusal import GOOD, assert_refused
 
 CANARY_NUMBER, CANARY_TEXT = 0.7231946, "xylophonist"
 
@@ -92,3 +95,21 @@ def test_every_line_is_json_of_at_most_4_kb(server: Server, client: httpx.Client
     lines = server.stdout.read_bytes().splitlines()
     assert max(map(len, lines)) <= 4096
     assert all(isinstance(json.loads(line), dict) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/models/tiny/forward"), ("GET", "/v2")], ids=["a busy route", "FastAPI's"]
+)
+def test_a_bug_is_told_as_one_in_the_one_form_and_logged_with_its_place(
+    method: str, path: str, artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
+    with running(models, tmp_path, "tests.service.buggy_service") as server, server.client() as client:
+        answer = client.request(method, path, content=GOOD)
+        assert_refused(answer, 500, "internal", "", "the server failed; this is a bug of the server", GOOD)
+        (line,) = lines_of(server, answer.headers["x-request-id"])
+        assert (line["status"], line["code"]) == (500, "internal")
+        assert client.get("/v1/models").status_code == 200
+        log = log_of(server)
+    assert "TypeError: no such thing" in log
+    assert "buggy_service.py" in log
