@@ -277,8 +277,8 @@ def main() -> None:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as lanes:
         made = [lanes.submit(_make_here, name) for name in names[1:]]
     reading.wait()
-    if any(each.exception() for each in made):
-        sys.exit("an artifact could not be exported")
+    for each in made:
+        each.result()
 
 
 def _run_each_trace_sooner() -> None:
@@ -304,7 +304,7 @@ def _make_here(name: str) -> None:
                 export_main()
         except SystemExit as end:
             if end.code:
-                raise RuntimeError(name) from end
+                raise
     sys.stdout.write(f"exported {name} for the tests\n")
     sys.stdout.flush()
 
