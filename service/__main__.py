@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
                 self.application.asgi,
                 host=settings.http_host,
                 port=settings.http_port,
-                http=with_limits(settings, self.application.door.admit),
+                http=with_limits(settings, self.application.door.admit, self.application.direct.find),
                 ws="none",
                 log_config=None,
                 access_log=False,

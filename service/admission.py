@@ -1,7 +1,8 @@
 """The door: the gate before the body is read; the ticket (ticket.py) is the one after the check."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,12 +15,14 @@ from service.refusal import refuse
 from service.settings import Settings
 from service.shedding import hold_queue
 
+T = TypeVar("T")
+
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # asked by machines
 _ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
 
 
 class Door:
-    """Pure ASGI: refuses early what cannot be served, reads the body under its limit, ends work for who has left.
+    """Refuses early what cannot be served, reads the body under its limit, ends work for who has left.
 
     A request is under way once its body is whole or needs room: who sends it byte by byte takes no place from others.
 
@@ -54,12 +57,11 @@ class Door:
             await self._app(scope, receive, send)
             return
         try:
-            if "admitted" not in scope:
-                self.admit(scope)
-            if "probe" in scope:
+            if scope["path"] in PROBE_PATHS:
+                self._hold(scope)
                 await self._app(scope, receive, send)
             else:
-                await self._serve(scope, receive, send)
+                await self.through(scope, receive, lambda body: self._pass_on(scope, body, receive, send))
         except GlassblockError as error:
             await refuse(scope, send, error)
 
@@ -71,7 +73,7 @@ class Door:
         """
         if "fault" in scope:
             raise scope["fault"]
-        if self._keys is not None and (name := self._keys.check(scope["path"], scope["headers"])):
+        if self._keys is not None and (name := self._keys.check(scope["path"], scope["fields"])):
             scope["api_key"] = name
         if scope["path"] in PROBE_PATHS:
             scope["probe"] = True
@@ -79,9 +81,13 @@ class Door:
             self._shed(scope)
         scope["admitted"] = True
 
+    def _hold(self, scope: Scope) -> None:
+        if "admitted" not in scope:
+            self.admit(scope)
+
     def _shed(self, scope: Scope) -> None:
         self._lifecycle.hold_open()
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        length = scope["fields"].get(b"content-length", b"")
         scope["length"] = int(length) if length.isdigit() else None
         if scope["length"] is not None and scope["length"] > self._settings.max_body_bytes:
             raise _too_large(self._settings)
@@ -89,11 +95,18 @@ class Door:
         if scope["method"] == "POST":
             hold_queue(self._load_of(scope["path"]), self._settings)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def through(
+        self, scope: Scope, receive: Receive, work: Callable[[bytes], Coroutine[Any, Any, T]]
+    ) -> T | None:
+        """Reads a request's body, and has it worked on; None if its client left before that was done.
+
+        Raises:
+            GlassblockError: as `admit`; or the body is too large, or late, or there is no place for it.
+        """
+        self._hold(scope)
         try:
             body = await self._read(scope, receive)
-            if body is not None:
-                await self._work(scope, body, receive, send)
+            return None if body is None else await _until_gone(scope, work(body))
         except asyncio.CancelledError:  # drain_timeout_s is over, and the server cancels what is left
             if "status" in scope:
                 raise
@@ -103,6 +116,11 @@ class Door:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None if the client left before it was sent."""
+        if (body := scope.pop("body", None)) is not None:  # it came with its head
+            if len(body) > self._settings.max_body_bytes:
+                raise _too_large(self._settings)
+            self._take_place(scope, len(body))
+            return bytes(body)
         chunks, size = [], 0
         while True:
             message = await receive()
@@ -130,9 +148,8 @@ class Door:
         if (size_bytes := scope.pop("under_way", None)) is not None:
             self._places.leave(size_bytes)
 
-    async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Runs the application, and cancels it when the client leaves; its place is free before its last byte goes."""
-        task, gone = asyncio.current_task(), False
+    async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Runs the application; the request's place is free before its last byte goes."""
         unread: Message | None = {"type": "http.request", "body": body, "more_body": False}
 
         async def replay() -> Message:
@@ -145,18 +162,26 @@ class Door:
                 self._leave(scope)
             await send(message)
 
-        def leave() -> None:
-            nonlocal gone
-            gone = True
-            if task is not None:
-                task.cancel()
+        await self._app(scope, replay, send_and_leave)
 
-        scope["on_client_gone"] = leave
-        try:
-            await self._app(scope, replay, send_and_leave)
-        except asyncio.CancelledError:
-            if not gone:
-                raise
+
+async def _until_gone(scope: Scope, work: Awaitable[T]) -> T | None:
+    """Works, and is cancelled when the client leaves."""
+    task, gone = asyncio.current_task(), False
+
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        if task is not None:
+            task.cancel()
+
+    scope["on_client_gone"] = leave
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        return None
 
 
 def _too_large(settings: Settings) -> BodyTooLargeError:

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from service import __version__, budget, logs
 from service.admission import Door
 from service.api import operations, page, v1, v2, v2_repository
-from service.api.direct import Shortcut
+from service.api.direct import Direct
 from service.api.document import DescribedAPI
 from service.codec.inference_request import PROBES
-from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, RunFailedError, StartError
+from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, StartError, bug
 from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle
 from service.memory import trim
 from service.places import Places
 from service.queue import Load
+from service.refusal import as_reply
 from service.repository import Model, Repository, find_versions, load_model, read_specs
 from service.settings import Settings
 
@@ -42,7 +42,8 @@ class Application:
 
     Attributes:
         asgi: what the server serves.
-        door: within it.
+        direct: answers busy routes beside it.
+        door: that both lie behind.
         openapi: gives the API's document.
         lifecycle: written here and by the command line's signal handlers.
         repository: the models.
@@ -66,9 +67,8 @@ class Application:
         self.openapi = api.openapi
         places = Places(settings)
         self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)
-        busy = [*v1.forward_router.routes, *v2.infer_router.routes]
-        shortcut = ServerErrorMiddleware(Shortcut(api, busy, _answer_error), handler=_answer_error)  # FastAPI's own
-        self.door = Door(shortcut, settings, self.lifecycle, places, self._load_of, keys)
+        self.door = Door(api, settings, self.lifecycle, places, self._load_of, keys)
+        self.direct = Direct(api, [*v1.forward_router.routes, *v2.infer_router.routes], self.door)
         self.asgi: ASGIApp = logs.RequestLog(self.door)
 
     def _api(self) -> DescribedAPI:
@@ -198,10 +198,8 @@ def _readable() -> Iterator[None]:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    known = _as_known(error)
-    request.scope["error_code"] = known.code
-    body = known.body(request.scope["request_id"])
-    return Response(body, known.status, {"Content-Type": "application/json", **known.headers})
+    reply = as_reply(request.scope, _as_known(error))
+    return Response(reply.body, reply.status, reply.headers)
 
 
 def _as_known(error: Exception) -> GlassblockError:
@@ -213,4 +211,4 @@ def _as_known(error: Exception) -> GlassblockError:
         allow = dict(error.headers or {})
         message = f"expected method {allow.get('Allow', 'of this route')}"
         return MethodNotAllowedError(message, code="method_not_allowed", at="method", headers=allow)
-    return RunFailedError("the server failed; this is a bug of the server", code="internal")
+    return bug()

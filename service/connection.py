@@ -1,52 +1,43 @@
-"""The wire: uvicorn's protocol with deadlines for the client, limits on a head, and our own words for broken framing.
-
-What cannot become a request still becomes one, whose scope holds the error under `fault`: the door refuses it like any
-other, so that it is answered in turn, logged in one line and counted once.
-"""
+"""One client's connection: what has been read is answered in turn, and the client has its time to read that."""
 
 import asyncio
 import math
-from collections.abc import Callable, MutableMapping
-from typing import Any, ClassVar, Literal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.errors import GlassblockError, UnavailableError
-from service.framing import examine, explain, hold_lines, hold_url, late, too_much
-from service.inlet import Deadline, Inlet
+from service.inlet import Inlet, Scope
+from service.logs import choose_request_id, note_request
 from service.outlet import Outlet
-from service.refusal import answer_at_once
+from service.refusal import turn_away
+from service.reply import Reply, write_head
 from service.settings import Settings
+
+Answer = Callable[[Scope, Callable[[], Awaitable[Any]]], Awaitable[Reply | None]]  # None: the client has gone
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
 FAREWELL_S = 0.3  # for a request that crosses with the end of the server, on a connection that was idle
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Inlet):
     """One client's connection, closed when the client does not keep its deadlines.
 
-    Callbacks of the parser note where the client is: `idle` between requests, in a `head`, in a `body`; the request is
-    `whole`, without a deadline; it is `broken` and being refused; or the connection `lingers` until its answer is read.
-
     Attributes:
-        settings: the limits; given by `with_limits`.
         admit: raises what a request's head alone is refused with, as `Door.admit` does; given by `with_limits`.
+        find: gives what answers a request in one piece, as `Direct.find` does; given by `with_limits`.
     """
 
-    settings: ClassVar[Settings]
-    admit: Callable[[MutableMapping[str, Any]], None]
+    admit: Callable[[Scope], None]
+    find: Callable[[Scope], Answer | None]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock; beyond max_connections the client is told so, and beyond twice as many it is not."""
         super().connection_made(transport)
-        self.flow = Inlet(transport, self.pipeline)
         self._outlet = Outlet(transport, self._hang_up, self.loop, self.settings.answer_timeout_s)
-        self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
-        self._deadline = Deadline(self.loop, self._on_late)
-        self._held_bytes = self._discarded_bytes = 0
-        self._unserved: tuple[Any, Any] | None = None
-        self._serving: Any = None
+        self._serving: RequestResponseCycle | None = None
         limit = self.settings.max_connections
         if len(self.connections) > 2 * limit:
             transport.abort()
@@ -60,69 +51,12 @@ class Connection(HttpToolsProtocol):
         """Stops the clocks, and the work for a client that has gone."""
         super().connection_lost(exc)
         if self._serving is not None and not self._serving.response_complete:
-            self._serving.scope.get("on_client_gone", lambda: None)()
+            self._serving.scope.get("on_client_gone", _nothing)()  # type: ignore[operator]
         if self.cycle is not None:
             self.cycle.transport = self.transport  # or they would hold each other until the garbage collector comes
-            self.cycle.on_response = lambda: None
+            self.cycle.on_response = _nothing
         self._outlet.unwatch()
         self._deadline.stop()
-
-    def data_received(self, data: bytes) -> None:
-        """Feeds the parser, unless the client has been refused already."""
-        if self._phase in {"broken", "lingers"}:
-            self._discard(len(data))
-            return
-        self._held_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # answered as if no upgrade had been offered; the connection closes after it
-        except httptools.HttpParserError as error:
-            self._break(explain(error))
-            return
-        if self._held_bytes > self.settings.max_header_bytes:
-            self._break(too_much(self._phase, self.settings))
-        elif self._deadline.at_s == math.inf:
-            self._await_client()
-        self._begin()
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        super().on_message_begin()
-        self._discarded_bytes = 0
-        self._enter("head")
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        super().on_url(url)
-        hold_url(len(self.url), self.settings)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; those after the body are dropped, since the door has read the others by then."""
-        if self._phase != "head":
-            return
-        super().on_header(name, value)
-        hold_lines(len(self.headers), self.settings)
-
-    def on_headers_complete(self) -> None:
-        """Checks the head as a whole and hands the request on."""
-        examine(self.parser, self.url, self.headers, self.settings)
-        super().on_headers_complete()
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False
-        self._enter("body")
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body, kept for the application or, after an early answer, thrown away."""
-        self._held_bytes = 0
-        if self.cycle.response_complete:
-            self._discard(len(body))
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """The last byte of a request."""
-        super().on_message_complete()
-        self._enter("idle" if self.cycle.response_complete else "whole")
 
     def on_response_complete(self) -> None:
         """Starts the next request that has come meanwhile, or waits for one."""
@@ -132,40 +66,63 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._serve(*self.pipeline.pop())
+            self._serve(self.pipeline.pop()[0])
         elif self._phase == "whole":
             self._phase = "idle"
         if self._deadline.at_s == math.inf:
             self._await_client()
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Uvicorn's, called at the end of a head, before the rest of the packet has been read."""
-        self._unserved = cycle, app
-
     def _begin(self) -> None:
         """Has the request served that has just come, or refuses it by its head; those behind it in its packet wait."""
-        if self._unserved is None:
+        if (cycle := self._unserved) is None:
             return
-        (cycle, app), self._unserved = self._unserved, None
+        self._pass_piece()
+        self._unserved = None
         if not self.flow.write_paused:
             try:
-                self.admit(cycle.scope)
+                self.admit(cycle.scope)  # type: ignore[arg-type]
             except GlassblockError as error:
                 self._refuse(cycle, error)
                 return
-        self._serve(cycle, app)
+        self._serve(cycle)
 
     def _refuse(self, cycle: Any, error: GlassblockError) -> None:
-        self.transport.write(answer_at_once(cycle, error))
+        start_s, scope = time.perf_counter(), cycle.scope
+        scope["request_id"] = choose_request_id(scope["fields"])
+        reply = turn_away(scope, error)
+        note_request(scope, scope["method"], "none", reply.status, time.perf_counter() - start_s, len(reply.body))
+        self._send(cycle, reply)
+
+    def _serve(self, cycle: Any) -> None:
+        """Has a request answered: in one piece where that can be, past uvicorn's way with pieces, else by the app."""
+        self._serving = cycle
+        cycle.transport = self._outlet
+        if (answer := self.find(cycle.scope)) is None:
+            self._outlet.begin()
+            cycle.body += cycle.scope.pop("body", b"")
+            self._start_asgi_task(cycle, self.app)
+            return
+        task = self.loop.create_task(self._answer(cycle, answer))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _answer(self, cycle: Any, answer: Answer) -> None:
+        reply = await answer(cycle.scope, cycle.receive)
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if reply is not None and not cycle.disconnected:
+            self._send(cycle, reply)
+
+    def _send(self, cycle: Any, reply: Reply) -> None:
+        """Writes head and body at once: a system call costs a tenth of a small request."""
+        cycle.response_complete = True
+        cycle.keep_alive = cycle.keep_alive and not reply.closes
+        scope = cycle.scope
+        head = write_head(reply, scope["request_id"], cycle.default_headers, closes=not cycle.keep_alive)
+        self.transport.writelines((head, b"" if scope["method"] == "HEAD" else reply.body))
         if not cycle.keep_alive:
             self._hang_up()
         self.on_response_complete()
-
-    def _serve(self, cycle: Any, app: Any) -> None:
-        self._serving = cycle
-        cycle.transport = self._outlet
-        self._outlet.begin()
-        super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
         """Closes an idle connection soon: what comes until then is told so; a busy one closes after its answer."""
@@ -185,44 +142,6 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._outlet.unwatch()
 
-    def _enter(self, phase: Literal["idle", "head", "body", "whole", "broken"]) -> None:
-        self._phase = phase
-        self._deadline.at_s = math.inf
-        self._held_bytes = 0
-
-    def _await_client(self) -> None:
-        """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
-        if self._phase == "idle":
-            self._deadline.set(self.settings.idle_timeout_s)
-        elif self._phase == "head":
-            self._deadline.set(self.settings.header_timeout_s)
-        elif self._phase == "body" and not self.pipeline:
-            self._deadline.set(self.settings.body_timeout_s)
-
-    def _on_late(self) -> None:
-        if self._phase == "idle":
-            self._hang_up()
-        elif self._phase == "lingers":
-            self.transport.abort()
-        else:
-            self._break(late(self._phase, self.settings))
-
-    def _break(self, error: GlassblockError) -> None:
-        """Has an error answered, after the requests before it; nothing more is read."""
-        if self._phase == "body" and self.cycle.response_complete:
-            self._hang_up()
-            return
-        if self._phase != "body":
-            self.on_message_begin()
-            self.url = b"/"
-            super().on_headers_complete()
-            self.scope["method"] = "none"
-        self.scope["fault"] = error  # type: ignore[typeddict-unknown-key]
-        self.cycle.keep_alive = False
-        self.cycle.message_event.set()
-        self._enter("broken")
-        self._begin()
-
     def _hang_up(self) -> None:
         """Closes, so that the client can read its answer: unread input would make the system reset the connection."""
         self._outlet.flush()
@@ -236,13 +155,14 @@ class Connection(HttpToolsProtocol):
             self.transport.write_eof()
             self._deadline.set(LINGER_S)
 
-    def _discard(self, size: int) -> None:
-        """Counts what comes after a refusal; a client that sends another whole body does not read its answer."""
-        self._discarded_bytes += size
-        if self._discarded_bytes > self.settings.max_body_bytes:
-            self.transport.abort()
+
+def _nothing() -> None:
+    pass
 
 
-def with_limits(settings: Settings, admit: Callable[[MutableMapping[str, Any]], None]) -> type[Connection]:
+def with_limits(
+    settings: Settings, admit: Callable[[Scope], None], find: Callable[[Scope], Answer | None]
+) -> type[Connection]:
     """The protocol class that uvicorn makes one of for each connection."""
-    return type("Connection", (Connection,), {"settings": settings, "admit": staticmethod(admit)})
+    given = {"settings": settings, "admit": staticmethod(admit), "find": staticmethod(find)}
+    return type("Connection", (Connection,), given)

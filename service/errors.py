@@ -151,6 +151,11 @@ class StartError(Exception):
     """The service cannot start; its text is the one line printed before the process exits."""
 
 
+def bug() -> RunFailedError:
+    """The error for what nobody has thought of."""
+    return RunFailedError("the server failed; this is a bug of the server", code="internal")
+
+
 def nearest(name: str, names: Iterable[str], count: int = 1, prefix: str = "") -> str:
     """Words for 'did you mean': the names closest to a wrong one, each after `prefix`, or an empty string."""
     close = difflib.get_close_matches(name[:128], list(names), count, cutoff=0.6)

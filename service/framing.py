@@ -1,7 +1,7 @@
 """What of HTTP's framing we take beyond what the parser holds it to, and the errors for the rest."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import httptools
 
@@ -12,8 +12,22 @@ _HOST = re.compile(rb"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?")
 _SEPARATORS = 4  # the colon, the space and the line's end
 
 
+def combine(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Values by name; several of one name become one, between commas (RFC 9110, 5.2)."""
+    fields = dict(headers)
+    if len(fields) < len(headers):
+        fields = {}
+        for name, value in headers:
+            fields[name] = fields[name] + b", " + value if name in fields else value
+    return fields
+
+
 def examine(
-    parser: httptools.HttpRequestParser, url: bytes, headers: Sequence[tuple[bytes, bytes]], settings: Settings
+    parser: httptools.HttpRequestParser,
+    url: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    fields: Mapping[bytes, bytes],
+    settings: Settings,
 ) -> None:
     """Refuses what the parser lets pass, at the end of a head.
 
@@ -21,36 +35,25 @@ def examine(
         parser: that has read the head.
         url: its target.
         headers: names in lower case, and values.
+        fields: the same, combined.
         settings: the limits.
 
     Raises:
         UnreadableError: not a request we read, or one that another server might read differently.
         HeadTooLargeError: more bytes than the limit.
     """
-    hosts, size_bytes, has_body = 0, 0, False
-    for name, value in headers:
-        size_bytes += len(name) + len(value) + _SEPARATORS
-        if name == b"host":
-            hosts += 1 if _HOST.fullmatch(value) else 2
-        elif name == b"content-length":
-            has_body = True
-        elif name == b"transfer-encoding":
-            has_body = True
-            if value.lower() != b"chunked":
-                raise unreadable("expected no Transfer-Encoding but chunked", "Transfer-Encoding")
-    if size_bytes > settings.max_header_bytes:
+    if sum([len(name) + len(value) + _SEPARATORS for name, value in headers]) > settings.max_header_bytes:
         raise _head_too_large(settings)
-    if has_body and parser.should_upgrade():
+    if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        raise unreadable("expected no Transfer-Encoding but chunked", "Transfer-Encoding")
+    if parser.should_upgrade() and (b"content-length" in fields or b"transfer-encoding" in fields):
         raise unreadable("expected no Upgrade beside a body: this server speaks HTTP/1.1", "Upgrade")
-    _examine_line(parser.get_http_version(), url, hosts)
-
-
-def _examine_line(version: str, url: bytes, hosts: int) -> None:
+    version = parser.get_http_version()
     if version not in {"1.1", "1.0"}:
         raise unreadable("expected HTTP/1.1 or HTTP/1.0", "version")
     if not url.startswith(b"/"):
         raise unreadable("expected a target that begins with /", "URL")
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
+    if not _HOST.fullmatch(fields.get(b"host", b"" if version == "1.1" else b"none")):
         raise unreadable("expected one Host: a name or an address, with or without a port", "Host")
 
 

@@ -1,56 +1,25 @@
-"""How requests come: within their deadlines, and no faster than they are answered."""
+"""How requests come: in pieces of a packet, within their deadlines, and no faster than they are answered."""
 
 import asyncio
 import math
-from collections.abc import Callable, Sized
+import urllib.parse
+from abc import abstractmethod
+from collections.abc import MutableMapping, Sized
+from typing import Any, ClassVar, Literal
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-_SLACK_S = 0.002  # the event loop counts in milliseconds
+from service.deadline import Deadline
+from service.errors import GlassblockError
+from service.framing import combine, examine, explain, hold_lines, hold_url, late, too_much
+from service.settings import Settings
 
-
-class Deadline:
-    """One timer a connection, set anew only when a deadline comes earlier than it.
-
-    Args:
-        loop: that runs the connection.
-        on_passed: called when a deadline passes.
-
-    Attributes:
-        at_s: by the loop's clock; infinite: none.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_passed: Callable[[], None]) -> None:
-        self._loop = loop
-        self._on_passed = on_passed
-        self.at_s = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = math.inf
-
-    def set(self, timeout_s: float) -> None:
-        """Lets it pass in so many seconds."""
-        self._set_at(self._loop.time() + timeout_s)
-
-    def stop(self) -> None:
-        """Forgets the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _set_at(self, at_s: float) -> None:
-        self.at_s = at_s
-        if at_s < self._timer_s:
-            self.stop()
-            self._timer, self._timer_s = self._loop.call_at(at_s, self._look), at_s
-
-    def _look(self) -> None:
-        self._timer, self._timer_s = None, math.inf
-        if self._loop.time() + _SLACK_S < self.at_s:
-            self._set_at(self.at_s)
-        else:
-            self._on_passed()
+Scope = MutableMapping[str, Any]
 
 
-class Inlet(FlowControl):
+class Flow(FlowControl):
     """Uvicorn's, which reads on after each answer: a packet's thousands of small requests would pile up without end.
 
     Args:
@@ -66,3 +35,178 @@ class Inlet(FlowControl):
         """Reads on, unless a request waits."""
         if not self._waiting:
             super().resume_reading()
+
+
+class Inlet(HttpToolsProtocol):
+    """The reading side of a connection: uvicorn's, with limits on a head, and our own words for broken framing.
+
+    Callbacks of the parser note where the client is: `idle` between requests, in a `head`, in a `body`; the request is
+    `whole`, without a deadline; it is `broken` and being refused; or the connection `lingers` until its answer is read.
+
+    What cannot become a request still becomes one, whose scope holds the error under `fault`: the door refuses it like
+    any other, so that it is answered in turn, logged in one line and counted once.
+
+    Attributes:
+        settings: the limits; given by `with_limits`.
+    """
+
+    settings: ClassVar[Settings]
+    scope: Any
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to read."""
+        super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
+        self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
+        self._deadline = Deadline(self.loop, self._on_late)
+        self._held_bytes = self._discarded_bytes = 0
+        self._unserved: RequestResponseCycle | None = None
+        self._only_piece: bytes | None = None  # of the body of `_unserved`
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Has the request in `_unserved` served, if there is one."""
+
+    @abstractmethod
+    def _hang_up(self) -> None:
+        """Closes."""
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, unless the client has been refused already."""
+        if self._phase in {"broken", "lingers"}:
+            self._discard(len(data))
+            return
+        self._held_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # answered as if no upgrade had been offered; the connection closes after it
+        except httptools.HttpParserError as error:
+            self._break(explain(error))
+            return
+        if self._held_bytes > self.settings.max_header_bytes:
+            self._break(too_much(self._phase, self.settings))
+        elif self._deadline.at_s == math.inf:
+            self._await_client()
+        self._begin()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._discarded_bytes = 0
+        self._enter("head")
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        super().on_url(url)
+        hold_url(len(self.url), self.settings)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; those after the body are dropped, since the door has read the others by then."""
+        if self._phase == "head":
+            self.headers.append((name.lower(), value))
+            hold_lines(len(self.headers), self.settings)
+
+    def on_headers_complete(self) -> None:
+        """Checks the head as a whole and hands the request on."""
+        fields = combine(self.headers)
+        examine(self.parser, self.url, self.headers, fields, self.settings)
+        self._open(self.parser.get_method().decode("ascii"), httptools.parse_url(self.url), fields)
+        self._enter("body")
+
+    def _open(self, method: str, url: Any, fields: dict[bytes, bytes]) -> None:
+        """Begins a request; behind one that is not answered yet, it waits."""
+        path, version = url.path.decode("ascii"), self.parser.get_http_version()
+        self.scope |= {
+            "method": method,
+            "http_version": version,
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "fields": fields,
+        }
+        before = self.cycle
+        self.cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=fields.get(b"expect", b"").lower() == b"100-continue",
+            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._unserved = self.cycle
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, kept for who answers or, after an early answer, thrown away."""
+        self._held_bytes = 0
+        if self.cycle.response_complete:
+            self._discard(len(body))
+        elif self.cycle is self._unserved and self._only_piece is None:
+            self._only_piece = body
+        else:
+            self._pass_piece()
+            super().on_body(body)
+
+    def _pass_piece(self) -> None:
+        """Puts a body's first piece, which is not the only one, where uvicorn has them."""
+        if self._only_piece is not None:
+            piece, self._only_piece = self._only_piece, None
+            super().on_body(piece)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        if self._only_piece is not None:
+            self.scope["body"], self._only_piece = self._only_piece, None
+        super().on_message_complete()
+        self._enter("idle" if self.cycle.response_complete else "whole")
+
+    def _enter(self, phase: Literal["idle", "head", "body", "whole", "broken"]) -> None:
+        self._phase = phase
+        self._deadline.at_s = math.inf
+        self._held_bytes = 0
+
+    def _await_client(self) -> None:
+        """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
+        if self._phase == "idle":
+            self._deadline.set(self.settings.idle_timeout_s)
+        elif self._phase == "head":
+            self._deadline.set(self.settings.header_timeout_s)
+        elif self._phase == "body" and not self.pipeline:
+            self._deadline.set(self.settings.body_timeout_s)
+
+    def _on_late(self) -> None:
+        if self._phase == "idle":
+            self._hang_up()
+        elif self._phase == "lingers":
+            self.transport.abort()
+        else:
+            self._break(late(self._phase, self.settings))
+
+    def _break(self, error: GlassblockError) -> None:
+        """Has an error answered, after the requests before it; nothing more is read."""
+        if self._phase == "body" and self.cycle.response_complete:
+            self._hang_up()
+            return
+        if self._phase != "body":
+            self.on_message_begin()
+            self._open("none", httptools.parse_url(b"/"), {})
+        self.scope["fault"] = error
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
+        self._enter("broken")
+        self._begin()
+
+    def _discard(self, size: int) -> None:
+        """Counts what comes after a refusal; a client that sends another whole body does not read its answer."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > self.settings.max_body_bytes:
+            self.transport.abort()

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,22 +37,21 @@ class ApiKeys:
 
     digests: tuple[tuple[str, bytes], ...]
 
-    def check(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    def check(self, path: str, fields: Mapping[bytes, bytes]) -> str:
         """The name of the key that a request shows; empty on an open path, where none is looked at.
 
         Takes the same time whichever key is shown, right or wrong.
 
         Args:
             path: of the request, decoded, as the router will see it.
-            headers: names in lower case, and values.
+            fields: values of its headers by name, in lower case.
 
         Raises:
             UnauthorizedError: no key, or none of ours; the same for every cause.
         """
         if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return ""
-        shown = [value for name, value in headers if name == b"authorization"]
-        key = shown[0] if len(shown) == 1 else b""
+        key = fields.get(b"authorization", b"")
         digest = hashlib.sha256(key[len(_SCHEME) :].strip(b" ")).digest()
         found = ""
         for name, known in self.digests:

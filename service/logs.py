@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -154,7 +154,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         start_s = time.perf_counter()
-        scope["request_id"] = request_id = choose_request_id(scope["headers"])
+        scope["request_id"] = request_id = choose_request_id(scope["fields"])
         seen = {"status": CLIENT_GONE, "bytes": 0}
         answered = False
 
@@ -215,9 +215,9 @@ def note_request(
     _access.put(_render(None, "debug" if quiet else "info", event))
 
 
-def choose_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def choose_request_id(fields: Mapping[bytes, bytes]) -> str:
     """The client's `x-request-id` where that is 1 to 128 of `[A-Za-z0-9._-]`, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value.decode())
+    given = fields.get(b"x-request-id")
+    if given and _REQUEST_ID.fullmatch(given):
+        return given.decode()
     return f"{_IDS.getrandbits(128):032x}"

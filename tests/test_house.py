@@ -61,7 +61,7 @@ def test_every_exception_is_caught_around_the_run_and_in_each_servers_last_handl
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"}))
     ]
     registrations = [place for path in SERVICE for place in lines_with(path, "HTTPException, Exception)")]
-    assert handlers == ["grpc.py", "batcher.py"]
+    assert handlers == ["direct.py", "grpc.py", "batcher.py"]
     assert [place.partition(":")[0] for place in registrations] == ["service/app.py"]
 
 

@@ -19,11 +19,11 @@ from service.errors import (
     BodyTooLargeError,
     DeadlineError,
     GlassblockError,
-    RunFailedError,
     StartError,
     UnsupportedError,
+    bug,
 )
-from service.framing import late
+from service.framing import combine, late
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
 from service.pipeline import answer
@@ -150,9 +150,9 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
             error, status = self._cancelled(context)
         except GlassblockError as known:
             error, status = known, known.status
-        except Exception as bug:  # noqa: BLE001 - the last handler, as the app's is for HTTP
-            _log.error("call failed", exc_info=bug)
-            error, status = RunFailedError("the server failed; this is a bug of the server", code="internal"), 500
+        except Exception as unknown:  # noqa: BLE001 - the last handler, as the app's is for HTTP
+            _log.error("call failed", exc_info=unknown)
+            error, status = bug(), 500
         if error:
             scope["error_code"] = error.code
         route = path if path in CALLS or path == _INFER else "none"
@@ -176,7 +176,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         return None, logs.CLIENT_GONE
 
     async def _serve(
-        self, path: str, headers: list[tuple[bytes, bytes]], scope: dict[str, Any], context: Any
+        self, path: str, headers: dict[bytes, bytes], scope: dict[str, Any], context: Any
     ) -> tuple[bytes, dict[str, str]]:
         if self._keys is not None and (name := self._keys.check(path, headers)):
             scope["api_key"] = name
@@ -245,6 +245,6 @@ def _metadata(headers: dict[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in headers.items())
 
 
-def _headers(context: Any) -> list[tuple[bytes, bytes]]:
+def _headers(context: Any) -> dict[bytes, bytes]:
     pairs = context.invocation_metadata()
-    return [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in pairs]
+    return combine([(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in pairs])

@@ -1,9 +1,8 @@
 """Which formats a request is read and answered in: Content-Type, Content-Encoding and Accept."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from starlette.datastructures import Headers
 
 from service.codec import nested_json, safetensors
 from service.errors import NotAcceptableError, UnsupportedMediaTypeError
@@ -41,18 +40,21 @@ class Formats:
         return _CODECS[self.writes].encode(result, model, version)
 
 
-def negotiate(headers: Headers) -> Formats:
+def negotiate(fields: Mapping[bytes, bytes]) -> Formats:
     """Chooses both formats; an answer is of the request's type where Accept has no other wish.
+
+    Args:
+        fields: values of the request's headers by name, in lower case.
 
     Raises:
         UnsupportedMediaTypeError: a body that we do not read. None declared is read as JSON.
         NotAcceptableError: the client takes nothing that we write.
     """
-    reads = _read_type(headers.get("content-type", nested_json.MEDIA_TYPE))
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    reads = _read_type(fields.get(b"content-type", nested_json.MEDIA_TYPE.encode()).decode("latin-1"))
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
         message = "expected a body without Content-Encoding"
         raise UnsupportedMediaTypeError(message, code="unsupported_encoding", at="Content-Encoding")
-    accepted = ",".join(headers.getlist("accept"))
+    accepted = fields.get(b"accept", b"").decode("latin-1")
     if not accepted.strip():
         return Formats(reads, reads)
     ranges = dict(_read_range(part) for part in accepted.split(","))

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 
 from service.api.direct import describe
 from service.api.document import SERVED, refusals
 from service.api.negotiation import VARY, negotiate
 from service.api.v1_schema import FORWARD
 from service.pipeline import answer
+from service.reply import Reply
 from service.repository import Model, Repository
 
 router = APIRouter(prefix="/v1", tags=["v1"], responses=SERVED)
@@ -48,8 +49,14 @@ async def describe_version(request: Request, model: str, version: str) -> dict[s
     return _describe(request.app.state.repository, model, version)
 
 
-@forward_router.post("/models/{model}/forward", operation_id="forward", summary="Run the block", openapi_extra=FORWARD)
-async def forward(request: Request, model: str) -> Response:
+@forward_router.post(
+    "/models/{model}/forward",
+    operation_id="forward",
+    summary="Run the block",
+    response_model=None,
+    openapi_extra=FORWARD,
+)
+async def forward(request: Request, model: str) -> Reply:
     """The block's output and any tensor inside, by address; see the request's schema."""
     return await _answer(request, request.app.state.repository.get(model, None))
 
@@ -58,18 +65,19 @@ async def forward(request: Request, model: str) -> Response:
     "/models/{model}/versions/{version}/forward",
     operation_id="forward_version",
     summary="Run a version of the block",
+    response_model=None,
     openapi_extra=FORWARD,
 )
-async def forward_version(request: Request, model: str, version: str) -> Response:
+async def forward_version(request: Request, model: str, version: str) -> Reply:
     """As without a version."""
     return await _answer(request, request.app.state.repository.get(model, version))
 
 
-async def _answer(request: Request, found: Model) -> Response:
-    formats = negotiate(request.headers)
+async def _answer(request: Request, found: Model) -> Reply:
+    formats = negotiate(request.scope["fields"])
     body: bytes = (await request.receive())["body"]  # whole, by the door; request.body() would copy it
     data, timings = await answer(found, body, formats, request.app.state.settings, padded=formats.padded)
-    return Response(data, media_type=formats.writes, headers={"Vary": VARY, **describe(found, timings)})
+    return Reply(200, {"Content-Type": formats.writes, "Vary": VARY, **describe(found, timings)}, data)
 
 
 def _describe(repository: Repository, model: str, version: str | None) -> dict[str, Any]:

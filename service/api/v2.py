@@ -6,7 +6,7 @@ Each of our models has two names: NAME answers `block_output`, NAME.probes what 
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 
 from service.api.direct import describe
 from service.api.document import SERVED, refusals
@@ -25,6 +25,7 @@ from service.codec.inference import HEADER_LENGTH, Exchange
 from service.codec.inference_request import PROBES
 from service.errors import UnreadableError, UnsupportedError
 from service.pipeline import answer
+from service.reply import Reply
 from service.repository import Repository
 
 router = APIRouter(prefix="/v2", tags=["v2"], responses=SERVED)
@@ -34,7 +35,7 @@ infer_router = APIRouter(
     responses=SERVED | refusals(403, 404, 406, 415, 422, 501, 504),
 )
 
-_LENGTH, _CAME, _WANTED = HEADER_LENGTH.lower().encode(), b"content-encoding", b"accept-encoding"
+_LENGTH = HEADER_LENGTH.lower().encode()
 _NO_MODEL = refusals(404)
 _MAX_LENGTH_DIGITS = 18
 _ANY = ["GET", "POST"]
@@ -120,8 +121,14 @@ async def configure(request: Request, model: str) -> dict[str, Any]:
     return configuration(_find(request, model), request.app.state.settings)
 
 
-@infer_router.post("/models/{model}/infer", operation_id="v2_infer", summary="Run a model", openapi_extra=INFER)
-async def infer(request: Request, model: str) -> Response:
+@infer_router.post(
+    "/models/{model}/infer",
+    operation_id="v2_infer",
+    summary="Run a model",
+    response_model=None,
+    openapi_extra=INFER,
+)
+async def infer(request: Request, model: str) -> Reply:
     """Tensors in, tensors out, each as JSON or as bytes; see docs/protocol.md."""
     return await _answer(request, find(request.app.state.repository, model, None))
 
@@ -130,18 +137,19 @@ async def infer(request: Request, model: str) -> Response:
     "/models/{model}/versions/{version}/infer",
     operation_id="v2_version_infer",
     summary="Run a version of a model",
+    response_model=None,
     openapi_extra=INFER,
 )
-async def infer_version(request: Request, model: str, version: str) -> Response:
+async def infer_version(request: Request, model: str, version: str) -> Reply:
     """As without a version."""
     return await _answer(request, find(request.app.state.repository, model, version))
 
 
-async def _answer(request: Request, asked: Asked) -> Response:
-    given = _read_headers(request)
-    exchange = Exchange(asked.model.spec, asked.probes, _header_length(given[_LENGTH]))
-    came = check_encoding(", ".join(given[_CAME]))
-    wanted = choose_encoding(", ".join(given[_WANTED]))
+async def _answer(request: Request, asked: Asked) -> Reply:
+    fields: dict[bytes, bytes] = request.scope["fields"]
+    exchange = Exchange(asked.model.spec, asked.probes, _header_length(fields.get(_LENGTH)))
+    came = check_encoding(fields.get(b"content-encoding", b"").decode("latin-1"))
+    wanted = choose_encoding(fields.get(b"accept-encoding", b"").decode("latin-1"))
     body: bytes = (await request.receive())["body"]  # whole, by the door
     if came:
         body = await asyncio.to_thread(inflate, body, came, request.app.state.settings.max_body_bytes)
@@ -152,8 +160,9 @@ async def _answer(request: Request, asked: Asked) -> Response:
     if wanted:
         data = await asyncio.to_thread(deflate, data, wanted)
         headers |= {"Content-Encoding": wanted, "Vary": "Accept-Encoding"}
-    media_type = "application/json" if exchange.answer_header_length is None else "application/octet-stream"
-    return Response(data, media_type=media_type, headers=headers)
+    kind = "json" if exchange.answer_header_length is None else "octet-stream"
+    headers["Content-Type"] = f"application/{kind}"
+    return Reply(200, headers, data)
 
 
 @router.api_route("/logging", methods=_ANY, include_in_schema=False)
@@ -172,24 +181,15 @@ def _find(request: Request, model: str) -> Asked:
     return find(request.app.state.repository, model, request.path_params.get("version"))
 
 
-def _read_headers(request: Request) -> dict[bytes, list[str]]:
-    """Every value of the headers that matter here, in one pass: starlette's lookup takes as long for each of them."""
-    found: dict[bytes, list[str]] = {_LENGTH: [], _CAME: [], _WANTED: []}
-    for name, value in request.scope["headers"]:
-        if name in found:
-            found[name].append(value.decode("latin-1"))
-    return found
-
-
-def _header_length(values: list[str]) -> int | None:
+def _header_length(value: bytes | None) -> int | None:
     """Bytes of JSON before the tensors; None: all of it.
 
     Raises:
         UnreadableError: no number, or several.
     """
-    if not values:
+    if value is None:
         return None
-    if len(values) > 1 or not (values[0].isascii() and values[0].isdigit()) or len(values[0]) > _MAX_LENGTH_DIGITS:
+    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
         message = "expected one number of bytes, got something else"
         raise UnreadableError(message, code="invalid_header_length", at=HEADER_LENGTH)
-    return int(values[0])
+    return int(value)

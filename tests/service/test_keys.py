@@ -195,4 +195,4 @@ def test_the_documented_command_makes_a_key_and_its_line(tmp_path: Path) -> None
     ]
     keys = read_keys(tmp_path / "keys.txt")
     for name, result in zip(("alice", "bob"), done, strict=True):
-        assert keys.check("/v1/models", [(b"authorization", b"Bearer " + result.stdout.strip())]) == name
+        assert keys.check("/v1/models", {b"authorization": b"Bearer " + result.stdout.strip()}) == name
