@@ -11,13 +11,14 @@ from prometheus_client import (
     REGISTRY,
     Counter,
     Gauge,
-    Histogram,
     Summary,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+
+from service.histogram import Histogram, Series
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every one of ours, which nobody reads
 
@@ -96,13 +97,10 @@ class ModelMetrics:
 
     def totals(self) -> dict[str, tuple[int, float]]:
         """How often, and the sum: of each stage's seconds, of failed requests' seconds, and of runs' sequences."""
-        metrics: dict[str, Collector] = dict(zip(STAGES, self._stages, strict=True))
-        metrics |= {"failed": self._failed, "batches": self._batch_size}
-        found = {}
-        for name, metric in metrics.items():
-            values = {sample.name.rpartition("_")[2]: sample.value for sample in _samples(metric)}
-            found[name] = (int(values["count"]), values["sum"])
-        return found
+        failed = {sample.name.rpartition("_")[2]: sample.value for sample in _samples(self._failed)}
+        series = {**dict(zip(STAGES, self._stages, strict=True)), "batches": self._batch_size}
+        found = {name: (one.count, one.sum) for name, one in series.items()}
+        return found | {"failed": (int(failed["count"]), failed["sum"])}
 
     @property
     def last_run_s(self) -> float:
@@ -153,7 +151,7 @@ def count_request(route: str, status: int, duration_s: float, error_code: str | 
 
 
 @cache
-def _request_series(route: str, status: int) -> tuple[Counter, Histogram]:
+def _request_series(route: str, status: int) -> tuple[Counter, Series]:
     return REQUESTS.labels(route, status), REQUEST_SECONDS.labels(route)
 
 

@@ -16,6 +16,7 @@ class Places:
         self._settings = settings
         self._taken = 0
         self._bytes = 0
+        metrics.IN_FLIGHT.set_function(lambda: self._taken)
 
     def hold(self, size_bytes: int) -> None:
         """Refuses while there is no place for a body of this size.
@@ -39,10 +40,8 @@ class Places:
         self.hold(size_bytes)
         self._taken += 1
         self._bytes += size_bytes
-        metrics.IN_FLIGHT.set(self._taken)
 
     def leave(self, size_bytes: int) -> None:
         """Gives a place back."""
         self._taken -= 1
         self._bytes -= size_bytes
-        metrics.IN_FLIGHT.set(self._taken)
