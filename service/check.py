@@ -44,7 +44,7 @@ def check(
     elif tensors.input_ids is not None:
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
-    named = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs, lengths)
+    views = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs, lengths)
     edits: tuple[tuple[Edit, ...], ...] = ()
     if tensors.intervention_lists not in {None, len(lengths)}:
         message = f"expected an object or null for each of {len(lengths)} sequences, got {tensors.intervention_lists}"
@@ -56,14 +56,30 @@ def check(
         hidden_states,
         input_ids,
         mask,
-        keys=tuple(named),
-        views=tuple(named.values()),
+        keys=tuple(views),
+        views=tuple(views.values()),
+        wanted=tuple(dict.fromkeys(views.values())),  # two keys may stand for the same
         tokens=tokens,
         timeout_s=tensors.timeout_s,
         priority=tensors.priority or DEFAULT_PRIORITY,
         edits=edits,
         position_ids=tensors.position_ids,
     )
+
+
+def check_again(form: BlockRequest, hidden_states: tuple[Float32Array, ...]) -> BlockRequest:
+    """A request of the same form as one that was checked: without a mask, its values are all that can be wrong.
+
+    Args:
+        form: that request, without its hidden states.
+        hidden_states: one array a sequence, float32 [sequence, hidden], of its lengths.
+
+    Raises:
+        IllegalRequestError: a value is not finite; says where.
+    """
+    for index, values in enumerate(hidden_states):
+        _hold_finite(values, index)
+    return form._replace(hidden_states=hidden_states)
 
 
 def check_inputs(tensors: Tensors, spec: ModelSpec) -> None:
@@ -148,12 +164,16 @@ def _check_values(values: Float32Array, mask: BoolArray | None, hidden_size: int
         raise IllegalRequestError(message, code="wrong_shape", at=f"hidden_states[{index}][0]")
     if mask is not None and not mask.all():
         values = np.where(mask[:, None], values, np.float32(0))
+    _hold_finite(values, index)
+    return values
+
+
+def _hold_finite(values: Float32Array, index: int) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         position, dimension = np.argwhere(~finite)[0]
         message = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
         raise IllegalRequestError(message, code="value_overflow", at=f"hidden_states[{index}][{position}][{dimension}]")
-    return values
 
 
 def _check_ids(input_ids: tuple[Int64Array, ...], spec: ModelSpec) -> None:

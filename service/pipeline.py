@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
-from service.check import check, check_inputs
+from service.check import check, check_again, check_inputs
 from service.errors import GlassblockError
 from service.queue import Answer
 from service.repository import Model
 from service.settings import Settings
 from service.shedding import hold_queue
-from service.tensors import BlockRequest, BlockResult, Found, Sequence, Tensors
+from service.tensors import BlockRequest, BlockResult, Form, Found, Sequence, Tensors
 from service.ticket import ticket, weigh_positions
 from service.view import view
 
@@ -73,12 +73,17 @@ async def _answer(
 ) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
     tensors = await _convert(len(body), codec.decode, body)
-    request = await examine(tensors, model, settings)
-    answer_bytes = ticket(request, model.spec, settings, padded=padded)
+    form = tensors.form or Form()
+    if form.request is not None and tensors.hidden_states is not None:
+        request = check_again(form.request, tensors.hidden_states)
+    else:
+        request = await examine(tensors, model, settings)
+        form.answer_bytes = ticket(request, model.spec, settings, padded=padded)
+        form.request = request._replace(hidden_states=None)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
-    data = await _convert(answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
+    data = await _convert(form.answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 

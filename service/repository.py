@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,14 @@ from service.batcher import Batcher
 from service.errors import NotFoundError, StartError
 from service.manifest import FINAL_OUTPUT, ModelSpec, TensorSpec, read_manifest
 from service.metrics import ModelMetrics
+from service.recent import Recent
 from service.runner import LEAN, Runner
 from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
 from service.settings import Settings
 from service.tensors import Edit, Found, Output, Sequence, View
 from service.text import TextFront
 
+REMEMBERED_HEADS = 256  # of a model, each of them a few kilobytes
 MAX_MANIFEST_BYTES = 64 * 2**20
 
 
@@ -33,6 +36,7 @@ class Model:
         front: its text front, if it has one.
         batcher: its queue; started by the app.
         metrics: what is counted of it.
+        heads: that codecs have read of late, with what is known of their requests.
     """
 
     spec: ModelSpec
@@ -42,6 +46,7 @@ class Model:
     front: TextFront | None
     batcher: Batcher[Sequence, tuple[Found, ...]]
     metrics: ModelMetrics
+    heads: Recent[Any]
 
 
 class Repository:
@@ -157,7 +162,7 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     runner.warm_up(settings.max_batch_tokens)
     metrics = ModelMetrics(spec.name, spec.version)
     batcher = Batcher[Sequence, tuple[Found, ...]](spec.name, metrics, runner, settings.run_timeout_s, on_death)
-    return Model(spec, sha256, session.provider, runner, front, batcher, metrics)
+    return Model(spec, sha256, session.provider, runner, front, batcher, metrics, Recent(REMEMBERED_HEADS))
 
 
 def check_golden(

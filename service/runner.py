@@ -97,6 +97,8 @@ class Runner:
 
     def depth(self, wanted: tuple[View, ...], *, edited: bool = False) -> int | None:
         """The last layer that must be run for these; None if model.onnx gives them."""
+        if wanted == LEAN and not edited:
+            return None
         outputs = {view.output for view in wanted}
         if outputs == {_FINAL} and not edited:
             return None

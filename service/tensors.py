@@ -49,6 +49,7 @@ class Tensors(NamedTuple):
         priority: 1 is served first, then 2 and so on; 0 = `DEFAULT_PRIORITY`.
         interventions: in the order sent.
         intervention_lists: sequences that they were listed for, one by one; None: they are not by sequence.
+        form: of all requests that differ from this one in the values of hidden_states alone; None: not known.
     """
 
     hidden_states: tuple[Float32Array, ...] | None = None
@@ -61,6 +62,7 @@ class Tensors(NamedTuple):
     priority: int = 0
     interventions: tuple[Intervention, ...] = ()
     intervention_lists: int | None = None
+    form: "Form | None" = None
 
 
 class Output(NamedTuple):
@@ -175,6 +177,7 @@ class BlockRequest(NamedTuple):
         attention_mask: one array a sequence, bool [sequence].
         keys: the names of the answer's tensors, in order, without repetition.
         views: what each key stands for.
+        wanted: what is run for: the views, each once.
         tokens: the tokens of each sequence, for text alone.
         timeout_s: seconds within which its answer must be computed; None = any time.
         priority: the least is served first.
@@ -188,6 +191,7 @@ class BlockRequest(NamedTuple):
     attention_mask: tuple[BoolArray, ...]
     keys: tuple[str, ...]
     views: tuple[View, ...]
+    wanted: tuple[View, ...]
     tokens: tuple[tuple[str, ...], ...] | None
     timeout_s: float | None
     priority: int
@@ -199,10 +203,18 @@ class BlockRequest(NamedTuple):
         """Whether a sequence takes from another, and so must run with it."""
         return any(isinstance(edit.value, int) for edits in self.edits for edit in edits)
 
-    @property
-    def wanted(self) -> tuple[View, ...]:
-        """What to run for, each once: two keys may stand for the same."""
-        return tuple(dict.fromkeys(self.views))
+
+@dataclass(slots=True)
+class Form:
+    """What requests have in common that differ in their values alone; filled in once one of them has been checked.
+
+    Attributes:
+        request: such a request, without its hidden states.
+        answer_bytes: of its answer, as the ticket weighs it.
+    """
+
+    request: BlockRequest | None = None
+    answer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,8 @@ async def infer_version(request: Request, model: str, version: str) -> Reply:
 
 async def _answer(request: Request, asked: Asked) -> Reply:
     fields: dict[bytes, bytes] = request.scope["fields"]
-    exchange = Exchange(asked.model.spec, asked.probes, _header_length(fields.get(_LENGTH)))
+    length = _header_length(fields.get(_LENGTH))
+    exchange = Exchange(asked.model.spec, asked.probes, length, asked.model.heads)
     came = check_encoding(fields.get(b"content-encoding", b"").decode("latin-1"))
     wanted = choose_encoding(fields.get(b"accept-encoding", b"").decode("latin-1"))
     body: bytes = (await request.receive())["body"]  # whole, by the door

@@ -6,7 +6,6 @@ that a client asks for is passed over in silence.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import simdjson
@@ -26,7 +25,6 @@ from service.errors import IllegalRequestError, UnsupportedError
 MAX_ID_CHARACTERS = 128
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
-_REMEMBERED, _REMEMBERED_BYTES = 256, 2048  # heads, and the longest of them: a few megabytes of objects at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +87,13 @@ class Head:
 
 
 def read_head(text: bytes) -> Head:
-    """Reads JSON; a short text without `data` is read once, since a client's next head is mostly its last one.
+    """Reads JSON.
 
     Raises:
         UnreadableError: not JSON.
         IllegalRequestError: a field or parameter that is missing, unknown, twice, or of another type; says where.
         UnsupportedError: a part of the protocol that this server does not have.
     """
-    # With an escape in it, `data` may hide behind another spelling; and what it holds is simdjson's, not a value.
-    if len(text) > _REMEMBERED_BYTES or b'"data"' in text or b"\\" in text:
-        return _read(text)
-    return _recall(text)
-
-
-@lru_cache(_REMEMBERED)
-def _recall(text: bytes) -> Head:
-    return _read(text)
-
-
-def _read(text: bytes) -> Head:
     document = parse(text)
     if count_lists(text) > MAX_LISTS or text.count(b"{") > MAX_LISTS:
         raise too_many_lists()
