@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
@@ -30,6 +30,8 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.api.grpc import GrpcServer
+
+_PATHS = 256  # that are remembered: clients ask for the same few
 
 
 class Application:
@@ -103,10 +105,8 @@ class Application:
 
     def _load_of(self, path: str) -> Load:
         """What waits for the model that a path names, as every face does, after /models/; of its versions the least."""
-        face, _, rest = path.partition("/models/")
-        name = rest.partition("/")[0] if face in {"/v1", "/v2"} else ""
-        versions = self.repository.models.get(name.removesuffix(PROBES), {})
-        return min((model.batcher.load for model in versions.values()), default=Load())
+        versions = self.repository.models.get(_name_in(path))
+        return min([model.batcher.load for model in versions.values()]) if versions else Load()
 
     @asynccontextmanager
     async def _lifespan(self, _: DescribedAPI) -> AsyncIterator[None]:
@@ -161,6 +161,12 @@ class Application:
     def _fail(self, reason: str) -> None:
         self.lifecycle.state = "dead"
         self._on_failure(reason)
+
+
+@lru_cache(_PATHS)
+def _name_in(path: str) -> str:
+    face, _, rest = path.partition("/models/")
+    return rest.partition("/")[0].removesuffix(PROBES) if face in {"/v1", "/v2"} else ""
 
 
 def load_models(settings: Settings, on_death: Callable[[], None], name: str | None = None) -> list[Model]:

@@ -11,7 +11,8 @@ from service.address import expand
 from service.errors import IllegalRequestError
 from service.intervention import read_interventions
 from service.manifest import FINAL_OUTPUT, POSITIONS, ModelSpec
-from service.tensors import DEFAULT_PRIORITY, BlockRequest, BoolArray, Edit, Float32Array, Int64Array, Tensors
+from service.request import DEFAULT_PRIORITY, BlockRequest, Tensors
+from service.tensors import BoolArray, Edit, Float32Array, Int64Array
 
 
 def check(
@@ -45,24 +46,19 @@ def check(
         _check_ids(tensors.input_ids, spec)
         input_ids = tensors.input_ids
     views = expand(tensors.outputs or (FINAL_OUTPUT,), spec, max_outputs, lengths)
-    edits: tuple[tuple[Edit, ...], ...] = ()
-    if tensors.intervention_lists not in {None, len(lengths)}:
-        message = f"expected an object or null for each of {len(lengths)} sequences, got {tensors.intervention_lists}"
-        raise IllegalRequestError(message, code="wrong_shape", at="interventions")
-    if tensors.interventions:
-        edits = read_interventions(tensors.interventions, spec, lengths, max_interventions)
+    places = {view: place for place, view in enumerate(dict.fromkeys(views.values()))}
     return BlockRequest(
         lengths,
         hidden_states,
         input_ids,
         mask,
         keys=tuple(views),
-        views=tuple(views.values()),
-        wanted=tuple(dict.fromkeys(views.values())),  # two keys may stand for the same
+        wanted=tuple(places),
+        places=tuple(places[view] for view in views.values()),
         tokens=tokens,
         timeout_s=tensors.timeout_s,
         priority=tensors.priority or DEFAULT_PRIORITY,
-        edits=edits,
+        edits=_read_edits(tensors, spec, lengths, max_interventions),
         position_ids=tensors.position_ids,
     )
 
@@ -122,6 +118,13 @@ def _check_lengths(tensors: Tensors, spec: ModelSpec, name: str) -> tuple[int, .
             message = f"expected at most {limit} positions, got {length}"
             raise IllegalRequestError(message, code="sequence_too_long", at=f"{name}[{index}]")
     return lengths
+
+
+def _read_edits(tensors: Tensors, spec: ModelSpec, lengths: tuple[int, ...], most: int) -> tuple[tuple[Edit, ...], ...]:
+    if tensors.intervention_lists not in {None, len(lengths)}:
+        message = f"expected an object or null for each of {len(lengths)} sequences, got {tensors.intervention_lists}"
+        raise IllegalRequestError(message, code="wrong_shape", at="interventions")
+    return read_interventions(tensors.interventions, spec, lengths, most) if tensors.interventions else ()
 
 
 def _check_mask(tensors: Tensors, lengths: tuple[int, ...]) -> tuple[BoolArray, ...]:

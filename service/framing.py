@@ -48,8 +48,7 @@ def examine(
         raise unreadable("expected no Transfer-Encoding but chunked", "Transfer-Encoding")
     if parser.should_upgrade() and (b"content-length" in fields or b"transfer-encoding" in fields):
         raise unreadable("expected no Upgrade beside a body: this server speaks HTTP/1.1", "Upgrade")
-    version = parser.get_http_version()
-    if version not in {"1.1", "1.0"}:
+    if (version := parser.get_http_version()) not in {"1.1", "1.0"}:
         raise unreadable("expected HTTP/1.1 or HTTP/1.0", "version")
     if not url.startswith(b"/"):
         raise unreadable("expected a target that begins with /", "URL")
@@ -76,15 +75,10 @@ def hold_url(size_bytes: int, settings: Settings) -> None:
         raise UrlTooLongError(message, code="url_too_long", at="URL")
 
 
-def hold_lines(count: int, settings: Settings) -> None:
-    """Refuses too many header lines, whether the head has ended or not.
-
-    Raises:
-        HeadTooLargeError: more than the limit.
-    """
-    if count > settings.max_header_lines:
-        message = f"expected at most {settings.max_header_lines:,} header lines"
-        raise HeadTooLargeError(message, code="too_many_headers", at="headers")
+def too_many_lines(settings: Settings) -> HeadTooLargeError:
+    """The error for more header lines than the limit, whether the head has ended or not."""
+    message = f"expected at most {settings.max_header_lines:,} header lines"
+    return HeadTooLargeError(message, code="too_many_headers", at="headers")
 
 
 def too_much(phase: str, settings: Settings) -> GlassblockError:

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service.deadline import Deadline
 from service.errors import GlassblockError
-from service.framing import combine, examine, explain, hold_lines, hold_url, late, too_much
+from service.framing import combine, examine, explain, hold_url, late, too_many_lines, too_much
 from service.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -105,7 +105,8 @@ class Inlet(HttpToolsProtocol):
         """A header; those after the body are dropped, since the door has read the others by then."""
         if self._phase == "head":
             self.headers.append((name.lower(), value))
-            hold_lines(len(self.headers), self.settings)
+            if len(self.headers) > self.settings.max_header_lines:
+                raise too_many_lines(self.settings)
 
     def on_headers_complete(self) -> None:
         """Checks the head as a whole and hands the request on."""

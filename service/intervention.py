@@ -10,7 +10,8 @@ from service.address import find_cells
 from service.cut import check_lengths, cut_sizes
 from service.errors import IllegalRequestError
 from service.manifest import ModelSpec, TensorSpec
-from service.tensors import BoolArray, Cut, Edit, Float32Array, Intervention, Output, Span, View
+from service.request import Intervention
+from service.tensors import BoolArray, Cut, Edit, Float32Array, Output, Span, View
 
 VERBS = ("scale", "add", "set")
 

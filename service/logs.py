@@ -206,12 +206,19 @@ def note_request(
     level = logging.DEBUG if quiet else logging.INFO
     if level < _access.least:
         return
-    event = {"request_id": scope["request_id"], "method": method, "route": route, "status": status}
+    event = {
+        "request_id": scope["request_id"],
+        "method": method,
+        "route": route,
+        "status": status,
+        "duration_ms": round(duration_s * 1e6) / 1e3,
+        "answer_bytes": answer_bytes,
+        "event": "request",
+    }
     if "error_code" in scope:
         event["code"] = scope["error_code"]
     if "api_key" in scope:
         event["api_key"] = scope["api_key"]
-    event |= {"duration_ms": round(duration_s * 1e6) / 1e3, "answer_bytes": answer_bytes, "event": "request"}
     _access.put(_render(None, "debug" if quiet else "info", event))
 
 

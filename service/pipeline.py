@@ -11,9 +11,10 @@ from service.check import check, check_again, check_inputs
 from service.errors import GlassblockError
 from service.queue import Answer
 from service.repository import Model
+from service.request import BlockRequest, BlockResult, Form, Tensors
 from service.settings import Settings
 from service.shedding import hold_queue
-from service.tensors import BlockRequest, BlockResult, Form, Found, Sequence, Tensors
+from service.tensors import Found, Sequence
 from service.ticket import ticket, weigh_positions
 from service.view import view
 
@@ -132,8 +133,11 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
         model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s)
         for sequence in sequences
     ]
+    answers = None
     try:
-        return [await future for future in futures]
+        answers = [await future for future in futures]
+        return answers
     finally:
-        model.batcher.withdraw(futures)
+        if answers is None:
+            model.batcher.withdraw(futures)
         sequences.clear()  # who takes from another holds all of them, and so itself

@@ -5,8 +5,9 @@ from collections import Counter
 from service.cut import view_bytes
 from service.errors import IllegalRequestError, SwitchedOffError
 from service.manifest import FINAL_OUTPUT, ModelSpec
+from service.request import BlockRequest, Tensors
 from service.settings import Settings
-from service.tensors import BlockRequest, Tensors, View
+from service.tensors import View
 
 _LEAST_BYTES = 256  # that a part of a tensor is counted as: an array costs a microsecond and a hundred bytes by itself
 

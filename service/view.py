@@ -5,7 +5,8 @@ import numpy as np
 from service.cut import as_index
 from service.queue import Answer
 from service.reduction import reduce
-from service.tensors import BlockRequest, BlockResult, Float32Array, Found, View
+from service.request import BlockRequest, BlockResult
+from service.tensors import Float32Array, Found, View
 
 
 def take(array: Float32Array, view: View) -> Found:
@@ -31,13 +32,12 @@ def view(request: BlockRequest, answers: list[Answer[tuple[Found, ...]]]) -> Blo
         request: what was asked.
         answers: one a sequence, each with what `request.wanted` asks for in order.
     """
-    places = {wanted: place for place, wanted in enumerate(request.wanted)}
-    named = zip(request.keys, request.views, strict=True)
-    outputs = {key: [answer.value[places[wanted]] for answer in answers] for key, wanted in named}
+    named = zip(request.keys, request.places, strict=True)
+    outputs = {key: [answer.value[place] for answer in answers] for key, place in named}
     return BlockResult(
         outputs,
         request.lengths,
         request.tokens,
-        queue_s=max(answer.queue_s for answer in answers),
-        run_s=max(answer.run_s for answer in answers),
+        queue_s=max([answer.queue_s for answer in answers]),
+        run_s=max([answer.run_s for answer in answers]),
     )

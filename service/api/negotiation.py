@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from service.codec import nested_json, safetensors
 from service.errors import NotAcceptableError, UnsupportedMediaTypeError
 from service.pipeline import Codec
-from service.tensors import BlockResult, Tensors
+from service.request import BlockResult, Tensors
 
 VARY = "Accept, Content-Type"  # the request's headers that the answer's form depends on
 _CODECS: dict[str, Codec] = {nested_json.MEDIA_TYPE: nested_json, safetensors.MEDIA_TYPE: safetensors}

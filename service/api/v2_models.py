@@ -1,7 +1,6 @@
 """Our models in the protocol's words: metadata, configuration in Triton's form, statistics from the metrics."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from service import __version__
 from service.codec.inference_request import PROBES, list_outputs
@@ -21,8 +20,7 @@ PLATFORM = "onnxruntime_onnx"
 _DATATYPES = {"float32": "FP32", "int64": "INT64"}
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A model under one of its two names.
 
     Attributes:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.codec.envelope import MAX_LISTS, kind_of, parse, read_urgency, too_many_lists
 from service.codec.interventions import read as read_interventions
 from service.errors import IllegalRequestError, UnreadableError
-from service.tensors import Tensors
+from service.request import Tensors
 
 TENSOR_RANK = {"hidden_states": 3, "input_ids": 2, "attention_mask": 2, "position_ids": 2}
 _ELEMENTS = {

@@ -22,7 +22,7 @@ from service.codec.inference_request import PROBES, asked_outputs, list_outputs,
 from service.errors import IllegalRequestError, UnreadableError
 from service.manifest import ModelSpec
 from service.recent import Recent
-from service.tensors import BlockResult, Form, Tensors
+from service.request import BlockResult, Form, Tensors
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 

@@ -29,7 +29,7 @@ from service.codec.inference_request import PROBES, read_tensors
 from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.manifest import ModelSpec
-from service.tensors import BlockResult, Tensors
+from service.request import BlockResult, Tensors
 
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
 _FP32_CONTENTS = InferTensorContents.DESCRIPTOR.fields_by_name["fp32_contents"].number

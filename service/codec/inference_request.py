@@ -13,7 +13,7 @@ from service.codec.inference_input import read_floats, read_mask, read_whole_num
 from service.codec.interventions import check_shape, from_tensors, split_name
 from service.errors import IllegalRequestError
 from service.manifest import FINAL_OUTPUT, POSITIONS, ModelSpec
-from service.tensors import Tensors
+from service.request import Tensors
 
 PROBES = ".probes"  # behind a model's name: the same model, whose outputs are what is inside
 _FLOATS = ("FP32", "FP16", "BF16")

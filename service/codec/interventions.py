@@ -13,7 +13,8 @@ import simdjson
 from service.codec.envelope import read_fields, read_whole, wrong_type
 from service.errors import IllegalRequestError
 from service.intervention import VERBS
-from service.tensors import Float32Array, Intervention
+from service.request import Intervention
+from service.tensors import Float32Array
 
 MOST = 4096  # that `max_interventions` can be set to
 _NESTED = 8  # more than any tensor has axes

@@ -28,7 +28,8 @@ from service.codec.envelope import (
 from service.codec.explain import explain
 from service.codec.interventions import count_brackets
 from service.codec.interventions import read as read_interventions
-from service.tensors import BlockResult, BoolArray, Float32Array, Found, Int64Array, Tensors, Top
+from service.request import BlockResult, Tensors
+from service.tensors import BoolArray, Float32Array, Found, Int64Array, Top
 
 MEDIA_TYPE = "application/json"
 _HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')

@@ -16,7 +16,8 @@ from service.codec import raw
 from service.codec.interventions import check_shape, from_tensors
 from service.codec.safetensors_header import AXES, LENGTH_BYTES, LENGTHS, METADATA, STORED, Entry, read_header
 from service.errors import IllegalRequestError
-from service.tensors import BlockResult, BoolArray, Int64Array, Intervention, Tensors
+from service.request import BlockResult, Intervention, Tensors
+from service.tensors import BoolArray, Int64Array
 
 MEDIA_TYPE = "application/x-safetensors"
 _ALIGNMENT_BYTES = 8

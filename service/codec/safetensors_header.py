@@ -18,7 +18,7 @@ from service.codec.envelope import parse, read_fields, read_whole, wrong_type
 from service.codec.float_text import MAX_SEQUENCES
 from service.codec.interventions import MOST, split_name, too_many
 from service.errors import IllegalRequestError, UnreadableError, nearest
-from service.tensors import Tensors
+from service.request import Tensors
 
 MAX_HEADER_BYTES = 2**20
 LENGTH_BYTES = 8

@@ -17,8 +17,9 @@ from service.intervention import read_interventions
 from service.manifest import ModelSpec, read_manifest
 from service.padding import unpad
 from service.repository import load_model
+from service.request import Intervention
 from service.settings import read_settings
-from service.tensors import Edit, Intervention, Output, Sequence, View
+from service.tensors import Edit, Output, Sequence, View
 from tests.changes import text_of
 
 SITES, VERBS = ("attention_scores", "query", "resid_mid"), ("scale", "add", "set", "from")

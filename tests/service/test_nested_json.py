@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.codec.nested_json import FIELDS, decode, encode
 from service.errors import IllegalRequestError, UnreadableError
-from service.tensors import BlockResult, Tensors
+from service.request import BlockResult, Tensors
 
 FINITE = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),

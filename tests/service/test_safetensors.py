@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from service.codec.safetensors import decode, encode
 from service.codec.safetensors_header import MAX_HEADER_BYTES
 from service.errors import GlassblockError, IllegalRequestError, UnreadableError
-from service.tensors import BlockResult
+from service.request import BlockResult
 
 HIDDEN = np.arange(48, dtype=np.float32).reshape(2, 3, 8)
 STATES = {"dtype": "F32", "shape": [1, 1, 2], "data_offsets": [0, 8]}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.errors import IllegalRequestError
 from service.intervention import read_interventions
 from service.manifest import ModelSpec, read_manifest
-from service.tensors import Intervention
+from service.request import Intervention
 from tests.changes import text_of
 
 LENGTHS = (2, 4)
