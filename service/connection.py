@@ -20,6 +20,7 @@ Answer = Callable[[Scope, Callable[[], Awaitable[Any]]], Awaitable[Reply | None]
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
 FAREWELL_S = 0.3  # for a request that crosses with the end of the server, on a connection that was idle
+_SHORT_BYTES = 4096  # of a body, whose copy costs less than a second piece
 
 
 class Connection(Inlet):
@@ -119,7 +120,11 @@ class Connection(Inlet):
         cycle.keep_alive = cycle.keep_alive and not reply.closes
         scope = cycle.scope
         head = write_head(reply, scope["request_id"], cycle.default_headers, closes=not cycle.keep_alive)
-        self.transport.writelines((head, b"" if scope["method"] == "HEAD" else reply.body))
+        body = b"" if scope["method"] == "HEAD" else reply.body
+        if len(body) < _SHORT_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
         if not cycle.keep_alive:
             self._hang_up()
         self.on_response_complete()

@@ -54,8 +54,9 @@ class Inlet(HttpToolsProtocol):
     scope: Any
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins to read."""
-        super().connection_made(transport)
+        """Begins to read; not as uvicorn does, which asks the system for two addresses that nobody reads here."""
+        self.connections.add(self)
+        self.transport = transport
         self.flow = Flow(transport, self.pipeline)
         self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
         self._deadline = Deadline(self.loop, self._on_late)
@@ -92,7 +93,7 @@ class Inlet(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        super().on_message_begin()
+        self.url, self.headers = b"", []
         self._discarded_bytes = 0
         self._enter("head")
 
@@ -118,13 +119,21 @@ class Inlet(HttpToolsProtocol):
     def _open(self, method: str, url: Any, fields: dict[bytes, bytes]) -> None:
         """Begins a request; behind one that is not answered yet, it waits."""
         path, version = url.path.decode("ascii"), self.parser.get_http_version()
-        self.scope |= {
-            "method": method,
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": version,
+            "scheme": "http",
+            "server": None,
+            "client": None,
+            "root_path": "",
+            "method": method,
             "path": urllib.parse.unquote(path) if "%" in path else path,
             "raw_path": url.path,
             "query_string": url.query or b"",
+            "headers": self.headers,
             "fields": fields,
+            "state": {},
         }
         before = self.cycle
         self.cycle = RequestResponseCycle(

@@ -44,5 +44,5 @@ def hold_answers(held_bytes: int, more_bytes: int, settings: Settings) -> None:
 def shed(message: str, wait_s: float, settings: Settings, *, code: str) -> GlassblockError:
     """Says when to come again: when what waits now will have been run, or up to as long after, not all at once."""
     least_s = math.ceil(max(1.0, wait_s))
-    retry_s = random.randint(least_s, 2 * least_s)  # noqa: S311 - it need not be unguessable
+    retry_s = least_s + int((least_s + 1) * random.random())  # noqa: S311 - it need not be unguessable
     return _ERRORS[settings.shed_status](message, code=code, headers={"Retry-After": str(retry_s)})
