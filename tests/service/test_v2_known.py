@@ -1,0 +1,125 @@
+"""A head that was answered before is not read again, and nothing of an answer shows it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.recent import Recent
+from tests.server import link_models, running
+from tests.service.inference import ROWS, ask_binary, binary, framed, framed_states, read
+from tests.service.refusal import assert_refused
+
+FINITE = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
+ADDRESSES = (
+    "block_output",
+    "layers.0.query",
+    "layers.*.attention_weights[...,0]",
+    "layers.0.context|norm",
+    "layers.1.key|top(2)",
+)
+
+
+def test_values_of_a_known_head_are_held_against_the_rules_as_the_first_ones_were(unharmed: httpx.Client) -> None:
+    broken = ROWS.copy()
+    broken[1, 2, 3] = np.nan
+    for rows in (ROWS, broken) * 2:
+        answer = ask_binary(unharmed, *framed_states(rows, "block_output"))
+        if rows is ROWS:
+            assert answer.status_code == 200
+        else:
+            assert_refused(answer, 422, "value_overflow", "hidden_states[1][2][3]", FINITE)
+
+
+@pytest.mark.parametrize("change", [-4, 4, -192])
+def test_a_known_head_with_other_bytes_behind_it_is_refused_as_the_first_one_would_be(
+    unharmed: httpx.Client, change: int
+) -> None:
+    body, headers = framed_states(ROWS, "block_output")
+    assert ask_binary(unharmed, body, headers).status_code == 200
+    other = body[:change] if change < 0 else body + b"\0" * change
+    wrong, least = ROWS.nbytes + change, ROWS.nbytes
+    said = "expected 192 bytes behind the JSON, " + (
+        f"got {wrong}" if change < 0 else f"as the inputs say, got {wrong}"
+    )
+    assert least == 192
+    answer = ask_binary(unharmed, other, headers)
+    assert_refused(answer, 400, "size_mismatch", "inputs[0]" if change < 0 else "body", said)
+
+
+def test_a_head_that_was_refused_is_refused_again(unharmed: httpx.Client) -> None:
+    body, headers = framed_states(ROWS[:, :, :4].copy(), "block_output")
+    for _ in range(3):
+        message = "expected hidden_size 8, got 4"
+        assert_refused(ask_binary(unharmed, body, headers), 422, "wrong_shape", "inputs[0].shape[2]", message)
+
+
+def test_half_precision_behind_a_known_head_is_widened(client: httpx.Client) -> None:
+    for seed in range(3):
+        rows = np.random.default_rng(seed).standard_normal((2, 3, 8)).astype(np.float16)
+        head = {"inputs": [binary("hidden_states", rows.tobytes(), [2, 3, 8], "FP16")]}
+        half = ask_binary(client, *framed(head, rows.tobytes()))
+        whole = ask_binary(client, *framed_states(rows.astype(np.float32), "block_output"))
+        assert np.array_equal(read(half)["block_output"], read(whole)["block_output"])
+
+
+def test_the_deadline_of_a_known_head_is_each_requests_own(client: httpx.Client) -> None:
+    head = {"inputs": [binary("hidden_states", ROWS.tobytes(), [2, 3, 8], "FP32")], "parameters": {"timeout": 1}}
+    body, headers = framed(head, ROWS.tobytes())
+    found = {ask_binary(client, body, headers).status_code for _ in range(5)}
+    assert found <= {200, 504}
+    patient = framed(head | {"parameters": {"timeout": 60_000_000}}, ROWS.tobytes())
+    assert [ask_binary(client, *patient).status_code for _ in range(3)] == [200] * 3
+
+
+@given(
+    requests=st.lists(
+        st.tuples(st.integers(1, 3), st.integers(1, 5), st.lists(st.sampled_from(ADDRESSES), min_size=1, unique=True)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_request_gets_the_same_bytes_whatever_is_known(
+    client: httpx.Client, requests: list[tuple[int, int, list[str]]]
+) -> None:
+    generator = np.random.default_rng(7)
+    bodies = [
+        framed_states(generator.standard_normal((size, length, 8)).astype(np.float32), *addresses)
+        for size, length, addresses in requests
+    ]
+    first = [ask_binary(client, body, headers, model="tiny.probes") for body, headers in bodies]
+    again = [ask_binary(client, body, headers, model="tiny.probes") for body, headers in bodies]
+    assert [answer.status_code for answer in first] == [200] * len(first)
+    assert [answer.content for answer in again] == [answer.content for answer in first]
+    unknown = [ask_binary(client, b" " + body, longer(headers), model="tiny.probes") for body, headers in bodies]
+    assert [answer.content for answer in unknown] == [answer.content for answer in first]
+
+
+def longer(headers: dict[str, str]) -> dict[str, str]:
+    """Those of a request whose JSON has one more byte."""
+    return {name: str(int(value) + 1) for name, value in headers.items()}
+
+
+def test_a_model_loaded_anew_knows_nothing_of_what_the_old_one_was_asked(
+    artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
+    body, headers = framed_states(ROWS, "block_output")
+    with running(models, tmp_path, model_control=True) as server, server.client() as client:
+        assert client.post("/v2/repository/models/tiny/load").status_code == 200
+        before = [ask_binary(client, body, headers).content for _ in range(2)]
+        assert client.post("/v2/repository/models/tiny/unload").status_code == 200
+        assert ask_binary(client, body, headers).status_code == 404
+        assert client.post("/v2/repository/models/tiny/load").status_code == 200
+        assert [ask_binary(client, body, headers).content for _ in range(2)] == before
+
+
+def test_as_many_are_remembered_as_were_put_last() -> None:
+    recent = Recent[int](3)
+    for number in range(10):
+        recent.put(number, number * number)
+    assert [recent.get(number) for number in range(10)] == [None] * 7 + [49, 64, 81]
