@@ -20,6 +20,7 @@ from service.view import view
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
+_REMEMBERED = 64  # sequences and outputs of a request whose form is remembered: each is some hundred bytes
 _OFF_LOOP_BYTES = 2 * 2**20
 _CHANGE_BYTES = 2048  # as long as so many bytes take to read, a change of one sequence takes to check
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
@@ -74,18 +75,26 @@ async def _answer(
 ) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
     tensors = await _convert(len(body), codec.decode, body)
-    form = tensors.form or Form()
-    if form.request is not None and tensors.hidden_states is not None:
-        request = check_again(form.request, tensors.hidden_states)
-    else:
-        request = await examine(tensors, model, settings)
-        form.answer_bytes = ticket(request, model.spec, settings, padded=padded)
-        form.request = request._replace(hidden_states=None)
+    request, answer_bytes = await _form(tensors, model, settings, padded=padded)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
-    data = await _convert(form.answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
+    data = await _convert(answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
+
+
+async def _form(tensors: Tensors, model: Model, settings: Settings, *, padded: bool) -> tuple[BlockRequest, int]:
+    """The request, and its answer's bytes; of one whose like was answered of late, the values alone are checked."""
+    states, key = tensors.hidden_states, None
+    if tensors.key is not None and states is not None and len(states) <= _REMEMBERED:
+        key = tensors.key, padded, tuple([values.shape for values in states])
+        if (form := model.forms.get(key)) is not None:
+            return check_again(form.request, states), form.answer_bytes
+    request = await examine(tensors, model, settings)
+    answer_bytes = ticket(request, model.spec, settings, padded=padded)
+    if key is not None and len(request.keys) <= _REMEMBERED:
+        model.forms.put(key, Form(request._replace(hidden_states=None), answer_bytes))
+    return request, answer_bytes
 
 
 async def _convert(size_bytes: int, convert: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:

@@ -14,13 +14,14 @@ from service.errors import NotFoundError, StartError
 from service.manifest import FINAL_OUTPUT, ModelSpec, TensorSpec, read_manifest
 from service.metrics import ModelMetrics
 from service.recent import Recent
+from service.request import Form
 from service.runner import LEAN, Runner
 from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
 from service.settings import Settings
 from service.tensors import Edit, Found, Output, Sequence, View
 from service.text import TextFront
 
-REMEMBERED_HEADS = 256  # of a model, each of them a few kilobytes
+REMEMBERED = 256  # heads of a model, and forms, each of them a few kilobytes
 MAX_MANIFEST_BYTES = 64 * 2**20
 
 
@@ -36,7 +37,8 @@ class Model:
         front: its text front, if it has one.
         batcher: its queue; started by the app.
         metrics: what is counted of it.
-        heads: that codecs have read of late, with what is known of their requests.
+        heads: that codecs have read of late.
+        forms: of requests that were answered of late.
     """
 
     spec: ModelSpec
@@ -47,6 +49,7 @@ class Model:
     batcher: Batcher[Sequence, tuple[Found, ...]]
     metrics: ModelMetrics
     heads: Recent[Any]
+    forms: Recent[Form]
 
 
 class Repository:
@@ -162,7 +165,8 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     runner.warm_up(settings.max_batch_tokens)
     metrics = ModelMetrics(spec.name, spec.version)
     batcher = Batcher[Sequence, tuple[Found, ...]](spec.name, metrics, runner, settings.run_timeout_s, on_death)
-    return Model(spec, sha256, session.provider, runner, front, batcher, metrics, Recent(REMEMBERED_HEADS))
+    heads, forms = Recent[Any](REMEMBERED), Recent[Form](REMEMBERED)
+    return Model(spec, sha256, session.provider, runner, front, batcher, metrics, heads, forms)
 
 
 def check_golden(

@@ -4,7 +4,6 @@ What every request makes one of is a named tuple: a frozen dataclass takes sever
 """
 
 from collections import abc
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -46,7 +45,7 @@ class Tensors(NamedTuple):
         priority: 1 is served first, then 2 and so on; 0 = `DEFAULT_PRIORITY`.
         interventions: in the order sent.
         intervention_lists: sequences that they were listed for, one by one; None: they are not by sequence.
-        form: of all requests that differ from this one in the values of hidden_states alone; None: not known.
+        key: the same for requests that differ in their hidden states alone; None: not known, or there is more to check.
     """
 
     hidden_states: tuple[Float32Array, ...] | None = None
@@ -59,7 +58,7 @@ class Tensors(NamedTuple):
     priority: int = 0
     interventions: tuple[Intervention, ...] = ()
     intervention_lists: int | None = None
-    form: "Form | None" = None
+    key: abc.Hashable = None
 
 
 class BlockRequest(NamedTuple):
@@ -104,17 +103,16 @@ class BlockRequest(NamedTuple):
         return any(isinstance(edit.value, int) for edits in self.edits for edit in edits)
 
 
-@dataclass(slots=True)
-class Form:
-    """What requests have in common that differ in their values alone; filled in once one of them has been checked.
+class Form(NamedTuple):
+    """What requests have in common that differ in the values of their hidden states alone.
 
     Attributes:
-        request: such a request, without its hidden states.
+        request: one of them, checked, without its hidden states.
         answer_bytes: of its answer, as the ticket weighs it.
     """
 
-    request: BlockRequest | None = None
-    answer_bytes: int = 0
+    request: BlockRequest
+    answer_bytes: int
 
 
 class BlockResult(NamedTuple):

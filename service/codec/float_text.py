@@ -109,6 +109,9 @@ def _read_part(body: bytes, start: int, stop: int, *, resumed: bool = False) -> 
     count = _C.read_part(body, stop, position, resumed, cut, *arrays, len(shapes))
     if count < 0:
         return None
+    if count == 1:
+        rows, width = shapes[0].tolist()
+        return (values[: rows * width].reshape(rows, width),), position.value
     ends = np.cumsum(shapes[:count].prod(axis=1)).tolist()
     pairs = zip([0, *ends], ends, shapes[:count].tolist(), strict=False)
     return tuple(values[first:last].reshape(shape) for first, last, shape in pairs), position.value

@@ -22,11 +22,11 @@ from service.codec.inference_request import PROBES, asked_outputs, list_outputs,
 from service.errors import IllegalRequestError, UnreadableError
 from service.manifest import ModelSpec
 from service.recent import Recent
-from service.request import BlockResult, Form, Tensors
+from service.request import BlockResult, Tensors
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-_REMEMBERED_BYTES, _SEQUENCES = 2048, 64  # of a head, and of its request: each takes a few kilobytes at most
+_REMEMBERED_BYTES = 2048  # of a head, and of its answer's
 _RAW = Head(model="", id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
 
 
@@ -36,12 +36,10 @@ class Known:
 
     Attributes:
         head: read, and held against the model.
-        form: of its requests.
         answer_head: the JSON of their answers.
     """
 
     head: Head
-    form: Form
     answer_head: bytes
 
 
@@ -65,7 +63,7 @@ class Exchange:
     answer_header_length: int | None = None
     _head: Head = _RAW
     _known: Known | None = None
-    _new: tuple[bytes, Form] | None = None  # a head that may be remembered
+    _new: tuple[bytes, bool] | None = None  # the key of a head that may be remembered
 
     def decode(self, body: bytes) -> Tensors:
         """Reads a request.
@@ -85,11 +83,11 @@ class Exchange:
         if self.header_length is None:
             return self._read(text, None)
         behind = memoryview(body)[length:]
-        known = self.heads.get((text, self.probes))
+        known = self.heads.get(key := (text, self.probes))
         if known is None or len(behind) != known.head.inputs[0].size_bytes:
             return self._read(text, behind)
         self._known = known
-        return Tensors(hidden_states=read_floats(known.head.inputs[0], behind), form=known.form)
+        return Tensors(hidden_states=read_floats(known.head.inputs[0], behind), key=key)
 
     def _read(self, text: bytes, behind: memoryview | None) -> Tensors:
         head_text, numbers = cut_numbers(text)
@@ -100,10 +98,10 @@ class Exchange:
         find = partial(_find_data, numbers=numbers, behind=behind)
         tensors = read_tensors(head, self.spec, find, probes=self.probes)
         first, *others = head.inputs
-        if others or first.data is not None or first.shape[0] > _SEQUENCES or len(text) > _REMEMBERED_BYTES:
+        if others or first.data is not None or len(text) > _REMEMBERED_BYTES:
             return tensors
-        self._new = text, Form()
-        return tensors._replace(form=self._new[1])
+        self._new = text, self.probes
+        return tensors._replace(key=self._new)
 
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
         """Writes the answer: JSON, and behind it the outputs that were asked for as bytes.
@@ -134,8 +132,7 @@ class Exchange:
         text.append(b"]}")
         head = b"".join(text)
         if self._new is not None and len(binary) == len(result.outputs) and len(head) <= _REMEMBERED_BYTES:
-            text_before, form = self._new
-            self.heads.put((text_before, self.probes), Known(self._head, form, head))
+            self.heads.put(self._new, Known(self._head, head))
         return self._join(head, behind)
 
     def _join(self, head: bytes, behind: list[NDArray[Any]]) -> bytes:

@@ -8,6 +8,7 @@ What fails any of this is read again in explain.py, slowly, to say where it is w
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from service.request import BlockResult, Tensors
 from service.tensors import BoolArray, Float32Array, Found, Int64Array, Top
 
 MEDIA_TYPE = "application/json"
+_REMEMBERED, _REMEMBERED_BYTES = 256, 2048  # envelopes, and the longest of them: a few megabytes of objects at most
 _HIDDEN_STATES = re.compile(rb'"hidden_states"[ \t\r\n]*:[ \t\r\n]*\[')
 FIELDS = (
     "hidden_states", "input_ids", "text", "attention_mask", "position_ids", "outputs", "interventions", "timeout_s",
@@ -88,6 +90,22 @@ class _NotPlainError(Exception):
 
 def _decode_fast(body: bytes) -> Tensors:
     hidden_states, envelope = _cut_hidden_states(body)
+    if hidden_states is None or len(envelope) > _REMEMBERED_BYTES:
+        return _read(envelope, plain=hidden_states is not None)._replace(hidden_states=hidden_states)
+    return _recall(envelope)._replace(hidden_states=hidden_states)
+
+
+@lru_cache(_REMEMBERED)
+def _recall(envelope: bytes) -> Tensors:
+    """The request of an envelope, whose text is its key where hidden states are all that it has beside it."""
+    tensors = _read(envelope, plain=True)
+    others = (tensors.input_ids, tensors.text, tensors.attention_mask, tensors.position_ids, tensors.intervention_lists)
+    alone = others == (None,) * len(others) and not tensors.interventions
+    return tensors._replace(key=envelope if alone else None)
+
+
+def _read(envelope: bytes, *, plain: bool) -> Tensors:
+    """A request without its hidden states; `plain`: whether they were cut out."""
     document = parse(envelope)
     if (found := count_lists(envelope)) > MAX_LISTS:
         raise too_many_lists()
@@ -96,7 +114,7 @@ def _decode_fast(body: bytes) -> Tensors:
     if changes is not None and envelope.count(b"{") > MAX_LISTS:
         raise too_many_lists()
     interventions, listed = ((), None) if changes is None else read_interventions(changes)
-    if None in fields.values() or (hidden_states is None and "hidden_states" in fields):
+    if None in fields.values() or ("hidden_states" in fields and not plain):
         raise _NotPlainError
     tensors = {name: _read_tensor(name, fields[name]) for name in _READERS.keys() & fields.keys()}
     text, in_text = _read_strings(fields.get("text"))
@@ -106,7 +124,7 @@ def _decode_fast(body: bytes) -> Tensors:
     if b"\\" in envelope or found != brackets:
         raise _NotPlainError
     arrays: dict[str, Any] = {name: array for name, (array, _) in tensors.items()}
-    arrays |= {"hidden_states": hidden_states, "interventions": interventions, "intervention_lists": listed}
+    arrays |= {"interventions": interventions, "intervention_lists": listed}
     return Tensors(text=text, outputs=outputs, **read_urgency(fields), **arrays)
 
 

@@ -1,10 +1,12 @@
-"""A head that was answered before is not read again, and nothing of an answer shows it."""
+"""What was read, checked and answered before is not read and checked again, and nothing of an answer shows it."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +104,40 @@ def test_a_request_gets_the_same_bytes_whatever_is_known(
 def longer(headers: dict[str, str]) -> dict[str, str]:
     """Those of a request whose JSON has one more byte."""
     return {name: str(int(value) + 1) for name, value in headers.items()}
+
+
+unheard = itertools.count(1).__next__
+
+
+@given(
+    size=st.integers(1, 3),
+    length=st.integers(1, 5),
+    addresses=st.lists(st.sampled_from(ADDRESSES), min_size=1, unique=True),
+    masked=st.booleans(),
+)
+def test_nested_lists_get_the_same_text_whatever_is_known(
+    client: httpx.Client, *, size: int, length: int, addresses: list[str], masked: bool
+) -> None:
+    rows = np.random.default_rng(size * length).standard_normal((size, length, 8)).astype(np.float32)
+    mask = {"attention_mask": [[1] * (length - 1) + [1 - masked] for _ in rows]} if masked and length > 1 else {}
+    for values in (rows, rows, rows[::-1, ::-1] * 2):  # the same envelope around the same numbers, and around others
+        body = {"hidden_states": values.tolist(), "outputs": addresses, **mask}
+        answer = client.post("/v1/models/tiny/forward", json=body)
+        unknown = client.post("/v1/models/tiny/forward", content=b"\n" * unheard() + orjson.dumps(body))
+        assert answer.status_code == 200
+        assert answer.content == unknown.content
+    large = rows.astype(np.float64)
+    large[-1, 0, 3] = 1e39
+    wrong = client.post("/v1/models/tiny/forward", json=body | {"hidden_states": large.tolist()})
+    assert_refused(wrong, 422, "value_overflow", f"hidden_states[{size - 1}][0][3]", FINITE)
+
+
+@pytest.mark.parametrize("length", [1, 3, 200])
+def test_a_known_envelope_is_held_against_the_length_of_each_request(client: httpx.Client, length: int) -> None:
+    body = {"hidden_states": np.ones((1, length, 8)).tolist(), "outputs": ["layers.0.query[2]"]}
+    for _ in range(2):
+        answer = client.post("/v1/models/tiny/forward", json=body)
+        assert answer.status_code == (422 if length < 3 else 200), answer.text
 
 
 def test_a_model_loaded_anew_knows_nothing_of_what_the_old_one_was_asked(
