@@ -37,7 +37,8 @@ def measure_codecs(subjects: Sequence[Subject], hidden_size: int, turns: int = T
     Args:
         subjects: ways to speak to one server; the first one starts it.
         hidden_size: of its model. A request is the first of S1, at 768 98,304 numbers each way.
-        turns: requests of each subject. Ratios are of a turn's own times, so that the machine's drift falls on both.
+        turns: requests of each subject, one after another, as a client sends them. Ratios are of a turn's own times, so
+            that the machine's drift falls on both.
 
     Raises:
         WrongAnswerError: a request was not answered with 200.
@@ -46,8 +47,7 @@ def measure_codecs(subjects: Sequence[Subject], hidden_size: int, turns: int = T
     hidden_states = SCENARIOS[0].sequences(hidden_size)[0]
     with subjects[0].start() as server:
         takers = {subject.name: _prepare(subject, server, hidden_states) for subject in subjects}
-        taken = [{name: take() for name, take in takers.items()} for _ in range(turns)]
-    return {name: _figures(name, [turn[name] for turn in taken]) for name in takers}
+        return {name: _figures(name, [take() for _ in range(turns)]) for name, take in takers.items()}
 
 
 def _prepare(subject: Subject, server: RunningServer, hidden_states: Float32Array) -> Callable[[], tuple[Times, Times]]:
