@@ -66,6 +66,9 @@ class Direct:
             reply = await self._door.through(scope, receive, partial(self._call, route, scope))
         except GlassblockError as error:
             reply = turn_away(scope, error)
+        except Exception as error:  # noqa: BLE001 - the last handler of routes that are not FastAPI's to answer
+            _log.error("a request failed", route=route.path, exc_info=error)
+            reply = turn_away(scope, bug())
         finally:
             status, size_bytes = (reply.status, len(reply.body)) if reply else (logs.CLIENT_GONE, 0)
             logs.note_request(
@@ -82,9 +85,6 @@ class Direct:
             reply: Reply = await route.endpoint(Request(scope, receive), **scope["path_params"])
         except GlassblockError as error:
             return as_reply(scope, error)
-        except Exception as error:  # noqa: BLE001 - as FastAPI's last handler, for the routes that are not its own
-            _log.error("bug", route=route.path, exc_info=error)
-            return as_reply(scope, bug())
         return reply
 
 
