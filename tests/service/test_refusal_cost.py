@@ -1,15 +1,17 @@
 """A refusal at the door costs at most 100 µs of the server's CPU beside what the wire costs.
 
 Counted is all that the process spends, its system calls and the log's thread included. A bare application that gives a
-constant answer over uvicorn is measured in turn and taken off: what reading a request, writing an answer and, for a
-413, a connection cost, which depends on the machine. The least of the rounds counts: other processes only ever add.
+constant answer over uvicorn is measured in turn, round by round, and taken off: what reading a request, writing an
+answer and, for a 413, a connection cost, which depends on the machine and its hour. The median of the rounds counts.
 """
 
 import contextlib
+import operator
 import os
 import socket
+import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -44,17 +46,17 @@ def ask(connection: socket.socket, data: bytes, status: bytes) -> None:
     assert answer.startswith(b"HTTP/1.1 " + status)
 
 
-def cpu_s(server: Server, what: str, action: Callable[[], None]) -> float:
-    """The least of the rounds' CPU seconds of the server for one of the COUNT requests of `action`."""
+def cpu_s(server: Server, action: Callable[[], None]) -> float:
+    """CPU seconds of the server for one of the COUNT requests of `action`."""
     process = psutil.Process(server.process.pid)
-    found = []
-    for _ in range(ROUNDS):
-        before = process.cpu_times()
-        action()
-        after = process.cpu_times()
-        found.append((after.user + after.system - before.user - before.system) / COUNT)
-    sys.stdout.write(f"{what}: {' '.join(f'{seconds * 1e6:.0f}' for seconds in found)} µs\n")
-    return min(found)
+    before = process.cpu_times()
+    action()
+    after = process.cpu_times()
+    return (after.user + after.system - before.user - before.system) / COUNT
+
+
+def print_rounds(what: str, each_s: Iterable[float]) -> None:
+    sys.stdout.write(f"{what}: {' '.join(f'{seconds * 1e6:.0f}' for seconds in each_s)} µs\n")
 
 
 def keep_asking(server: Server, data: bytes, status: bytes) -> None:
@@ -107,7 +109,11 @@ def test_a_refusal_costs_at_most_100_us_beside_the_wire(
     connection: str,
     action: Callable[[Server, bytes, bytes], None],
 ) -> None:
-    refusal_s = cpu_s(server, what, lambda: action(server, data, status))
+    refusals_s, wires_s = [], []
     with bare(connection, tmp_path) as other:
-        wire_s = cpu_s(other, "the same by uvicorn alone", lambda: action(other, data, b"400"))
-    assert refusal_s - wire_s <= GOAL_S
+        for _ in range(ROUNDS):
+            refusals_s.append(cpu_s(server, lambda: action(server, data, status)))
+            wires_s.append(cpu_s(other, lambda: action(other, data, b"400")))
+    print_rounds(what, refusals_s)
+    print_rounds("the same by uvicorn alone", wires_s)
+    assert statistics.median(map(operator.sub, refusals_s, wires_s)) <= GOAL_S
