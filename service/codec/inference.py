@@ -83,7 +83,8 @@ class Exchange:
         if self.header_length is None:
             return self._read(text, None)
         behind = memoryview(body)[length:]
-        known = self.heads.get(key := (text, self.probes))
+        key = text, self.probes
+        known = self.heads.get(key) if length <= _REMEMBERED_BYTES else None
         if known is None or len(behind) != known.head.inputs[0].size_bytes:
             return self._read(text, behind)
         self._known = known

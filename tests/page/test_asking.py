@@ -35,7 +35,7 @@ def output_of(*command: str, cwd: Path | None = None) -> str:
 def test_the_copied_curl_runs_and_answers_what_the_picture_shows(
     server: Server, client: httpx.Client, visit: Visit
 ) -> None:
-    page = visit(server, "layer=2&head=7")
+    page = visit(server, "layer=2&head=7")  # and typed into at once: what comes with the models does not mix with it
     sentence = 'It\'s a "quoted" $word; `so` \\ ünd 日本 it is.'
     page.fill("#text", sentence)
     page.click("#run")

@@ -19,6 +19,7 @@ export class Input {
    */
   constructor(state, run) {
     Object.assign(this, { state, run });
+    $("text").value = state.text; // now, and not under the hands of who types while the models are asked for
     $("file").addEventListener("change", async () => this.#read($("file").files[0]));
     document.addEventListener("dragover", (event) => event.preventDefault());
     document.addEventListener("drop", (event) => {
@@ -38,7 +39,7 @@ export class Input {
     Object.assign(this, { hidden, t, text: accepts.includes("text") });
     $("text").hidden = !this.text;
     $("tensor").hidden = this.text;
-    $("text").value = this.state.text;
+    if ($("text").value !== this.state.text) $("text").value = this.state.text;
     if (this.file?.shape[2] !== hidden) this.file = undefined;
     const presets = this.text
       ? PRESETS.map((text) => this.#preset(text, () => this.#write(text)))
