@@ -19,6 +19,7 @@ from load_tests.replicas import Replica, free_address, replicas_of
 from load_tests.sender import Exchange
 
 USERS, POSITIONS = 32, 64
+MOST_LOST = 2 * USERS  # what each has in hand at the signal, and what it sends on while the system ends the process
 BEFORE_S, AFTER_S = 1.0, 2.0
 MOST_LATE_S = 0.2  # of a failure to be told, after the death
 
@@ -59,7 +60,7 @@ class Killed:
         late = [one for one in self.lost if one.done_s > self.dead_s + MOST_LATE_S]
         return [
             *([f"{len(others)} requests failed that were not under way at the death"] if others else []),
-            *([f"{len(self.lost)} requests failed, of {USERS} under way"] if len(self.lost) > USERS else []),
+            *([f"{len(self.lost)} requests of {USERS} clients failed"] if len(self.lost) > MOST_LOST else []),
             *([f"{self.given_up} requests to the other replica were given up"] if self.given_up else []),
             *([f"{len(late)} clients were told more than {MOST_LATE_S:g} s after the death"] if late else []),
             *(["invalid: the replica that was killed had nothing in hand"] if not self.lost else []),
