@@ -116,11 +116,12 @@ class Door:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None if the client left before it was sent."""
-        if (body := scope.pop("body", None)) is not None:  # it came with its head
+        body: bytes | None = scope.pop("body", None)
+        if body is not None:  # it came with its head
             if len(body) > self._settings.max_body_bytes:
                 raise _too_large(self._settings)
             self._take_place(scope, len(body))
-            return bytes(body)
+            return body
         chunks, size = [], 0
         while True:
             message = await receive()

@@ -160,7 +160,7 @@ class Inlet(HttpToolsProtocol):
         self._held_bytes = 0
         if self.cycle.response_complete:
             self._discard(len(body))
-        elif self.cycle is self._unserved and self._only_piece is None:
+        elif self.cycle is self._unserved and self._only_piece is None and not self.cycle.body:
             self._only_piece = body
         else:
             self._pass_piece()

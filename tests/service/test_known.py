@@ -1,6 +1,7 @@
 """What was read, checked and answered before is not read and checked again, and nothing of an answer shows it."""
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.recent import Recent
-from tests.server import link_models, running
+from tests.server import Server, link_models, running
 from tests.service.inference import ROWS, ask_binary, binary, framed, framed_states, read
 from tests.service.refusal import assert_refused
+from tests.service.wire import HEAD, connect, read_one
 
 FINITE = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
 ADDRESSES = (
@@ -152,6 +154,28 @@ def test_a_model_loaded_anew_knows_nothing_of_what_the_old_one_was_asked(
         assert ask_binary(client, body, headers).status_code == 404
         assert client.post("/v2/repository/models/tiny/load").status_code == 200
         assert [ask_binary(client, body, headers).content for _ in range(2)] == before
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("packets", ["one packet", "head and first piece", "head alone"])
+def test_a_body_in_chunks_is_whole_however_many_come_with_its_head(
+    client: httpx.Client, server: Server, pieces: int, packets: str
+) -> None:
+    body = orjson.dumps({"hidden_states": ROWS.tolist()})
+    expected = client.post("/v1/models/tiny/forward", content=body).content
+    size = -(-len(body) // pieces)
+    chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (body[i : i + size] for i in range(0, len(body), size))]
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    whole = [head, *chunks, b"0\r\n\r\n"]
+    first = {"one packet": len(whole), "head and first piece": 2, "head alone": 1}[packets]
+    with connect(server) as connection:
+        for _ in range(2):
+            connection.sendall(b"".join(whole[:first]))
+            time.sleep(0.02)
+            if rest := b"".join(whole[first:]):
+                connection.sendall(rest)
+            answer = read_one(connection)
+            assert (answer.status, answer.body) == (200, expected)
 
 
 def test_as_many_are_remembered_as_were_put_last() -> None:
