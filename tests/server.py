@@ -63,6 +63,9 @@ class Server:
 def running(models: Path, folder: Path, program: str = "service.__main__", **settings: object) -> Iterator[Server]:
     """Starts the service on a free port and waits until it is ready.
 
+    Unless told else, a run has one thread: two of a run wait for each other by spinning, on a processor that the other
+    tests need (tests/test_neighbours.py: 22 s instead of 2).
+
     Args:
         models: the models folder to serve.
         folder: where its output is kept.
@@ -70,7 +73,8 @@ def running(models: Path, folder: Path, program: str = "service.__main__", **set
         settings: fields of `service.settings.Settings`, such as http_port=8000 in place of a free one.
     """
     stdout, stderr = folder / "stdout", folder / "stderr"
-    named = {f"--{name.replace('_', '-')}": value for name, value in {"http_port": 0, **settings}.items()}
+    settings = {"http_port": 0, "threads": 1, **settings}
+    named = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
     flags = [flag if value is True else f"{flag}={value}" for flag, value in named.items()]
     words = ["serve", f"--models={models}", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GLASSBLOCK_")}

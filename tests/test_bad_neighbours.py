@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.neighbourhood import Case, ask_alone, assert_equal_alone_and_together, connect, hidden_case, samples
+from tests.neighbourhood import THREADS, Case, ask_alone, assert_equal_alone_and_together, connect, hidden_case, samples
 from tests.server import Server, link_models, running
 
 pytestmark = pytest.mark.thorough
@@ -40,7 +40,7 @@ def neighbours(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str
     """A server for these tests alone, since they disturb it."""
     folder = tmp_path_factory.mktemp("neighbours")
     models = link_models(folder / "models", {"tiny": artifact("tiny")})
-    with running(models, folder) as started:
+    with running(models, folder, threads=THREADS) as started:
         yield started
 
 

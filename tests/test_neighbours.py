@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.neighbourhood import Case, ask_alone, assert_equal_alone_and_together, connect, hidden_case, ids_case
+from tests.neighbourhood import (
+    THREADS,
+    Case,
+    ask_alone,
+    assert_equal_alone_and_together,
+    connect,
+    hidden_case,
+    ids_case,
+)
 from tests.server import Server, link_models, running
 
 pytestmark = pytest.mark.thorough
@@ -21,7 +29,7 @@ def neighbours(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str
     """A server for these tests alone, so that its metrics count their batches only."""
     folder = tmp_path_factory.mktemp("neighbours")
     models = link_models(folder / "models", {name: artifact(name) for name in ("tiny", "minilm", "head-256")})
-    with running(models, folder, layer_graphs="eager") as started:
+    with running(models, folder, layer_graphs="eager", threads=THREADS) as started:
         yield started
 
 

@@ -95,8 +95,16 @@ def test_a_model_of_the_hub_is_exported_with_its_commit_in_the_manifest(hub: Hub
             ("org/gated", *AUTO),
             "org/gated is gated: accept its terms on the hub, then give your token in HF_TOKEN",
         ),
-        (("org/model", *AUTO, "--revision", "v2"), "org/model on the hub has no revision 'v2'"),
-        (("org/mo--del", *AUTO), "org/mo--del is neither a folder here nor the id of a model on the hub"),
+        pytest.param(
+            ("org/model", *AUTO, "--revision", "v2"),
+            "org/model on the hub has no revision 'v2'",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ("org/mo--del", *AUTO),
+            "org/mo--del is neither a folder here nor the id of a model on the hub",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_what_cannot_be_had_of_the_hub_is_told_in_a_sentence(words: tuple[str, ...], sentence: str, hub: Hub) -> None:

@@ -21,7 +21,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("deep")
     done = export("--source", "random", "--name", "deep", *MODEL, "--models", str(folder / "models"))
     assert done.returncode == 0, done.stderr
-    with running(folder / "models", folder) as server:
+    with running(folder / "models", folder, threads=0) as server:
         yield server
 
 

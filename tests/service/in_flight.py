@@ -20,7 +20,7 @@ def body(length: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def in_flight(server: Server, *lengths: int, **fields: object) -> Iterator[list[Future[httpx.Response]]]:
-    """One request a length, sent and taken up by the server, each over a connection of its own.
+    """One request a length, each over a connection of its own: the first is in its run, and the others wait.
 
     Args:
         server: of `tiny`; nothing else is under way there.
@@ -31,16 +31,20 @@ def in_flight(server: Server, *lengths: int, **fields: object) -> Iterator[list[
         futures = []
         for count, length in enumerate(lengths, 1):
             futures.append(threads.submit(client.post, FORWARD, json=body(length) | fields))
-            _wait_until_in_flight(client, count)
+            _wait_until_in_flight(client, count, sum(lengths[1:count]))
         yield futures
 
 
-def _wait_until_in_flight(client: httpx.Client, count: int) -> None:
+def _wait_until_in_flight(client: httpx.Client, count: int, queued_tokens: int) -> None:
+    wanted = {
+        f"glassblock_in_flight_requests {count:.1f}",
+        f'glassblock_queued_tokens{{model="tiny",version="1"}} {queued_tokens:.1f}',
+    }
     deadline_s = time.monotonic() + 5
     while time.monotonic() < deadline_s:
-        if f"glassblock_in_flight_requests {count:.1f}" in client.get("/metrics").text:
+        if wanted <= {*client.get("/metrics").text.splitlines()}:
             return
-    raise AssertionError(f"{count} requests are not under way")
+    raise AssertionError(f"{count} requests are not under way, and {queued_tokens} positions do not wait")
 
 
 def failure(response: httpx.Response) -> tuple[int, str, str]:

@@ -11,7 +11,8 @@ def lines_of(server: Server, request_id: str) -> list[dict[str, Any]]:
     """The log's lines on one request; the log is written by a thread of its own, a moment later."""
     deadline_s = time.monotonic() + 2
     while time.monotonic() < deadline_s:
-        lines = [json.loads(line) for line in server.stdout.read_text().splitlines()]
+        whole, _, _ = server.stdout.read_text().rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines() if request_id in line]
         if found := [line for line in lines if line.get("request_id") == request_id]:
             return found
         time.sleep(0.01)
