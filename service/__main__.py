@@ -83,12 +83,13 @@ class Server(uvicorn.Server):
         self.port = port
         self.exit_code = 0
         self.application = Application(settings, self._ready, self._failed)
+        door = self.application.door
         super().__init__(
             uvicorn.Config(
                 self.application.asgi,
                 host=settings.http_host,
                 port=settings.http_port,
-                http=with_limits(settings, self.application.door.admit, self.application.direct.find),
+                http=with_limits(settings, door.admit, self.application.direct.find, door.coalescing.stir),
                 ws="none",
                 log_config=None,
                 access_log=False,

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.coalescing import Coalescing
 from service.errors import BodyTooLargeError, GlassblockError
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
@@ -33,6 +34,9 @@ class Door:
         places: shared with the other faces.
         load_of: what waits for the model that a path names, nothing if it names none.
         keys: those that open the door; None opens it for all.
+
+    Attributes:
+        coalescing: of what it refuses for the load.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Door:
         self._places = places
         self._load_of = load_of
         self._keys = keys
+        self.coalescing = Coalescing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or refuses it."""
@@ -91,9 +96,14 @@ class Door:
         scope["length"] = int(length) if length.isdigit() else None
         if scope["length"] is not None and scope["length"] > self._settings.max_body_bytes:
             raise _too_large(self._settings)
-        self._places.hold(scope["length"] or 0)
-        if scope["method"] == "POST":
-            hold_queue(self._load_of(scope["path"]), self._settings)
+        load = self._load_of(scope["path"])
+        try:
+            self._places.hold(scope["length"] or 0)
+            if scope["method"] == "POST":
+                hold_queue(load, self._settings)
+        except GlassblockError:
+            self.coalescing.rest(load.wait_s)
+            raise
 
     async def through(
         self, scope: Scope, receive: Receive, work: Callable[[bytes], Coroutine[Any, Any, T]]

@@ -166,8 +166,11 @@ def _nothing() -> None:
 
 
 def with_limits(
-    settings: Settings, admit: Callable[[Scope], None], find: Callable[[Scope], Answer | None]
+    settings: Settings,
+    admit: Callable[[Scope], None],
+    find: Callable[[Scope], Answer | None],
+    stir: Callable[[], None],
 ) -> type[Connection]:
     """The protocol class that uvicorn makes one of for each connection."""
-    given = {"settings": settings, "admit": staticmethod(admit), "find": staticmethod(find)}
-    return type("Connection", (Connection,), given)
+    given = {"admit": staticmethod(admit), "find": staticmethod(find), "stir": staticmethod(stir)}
+    return type("Connection", (Connection,), {"settings": settings, **given})

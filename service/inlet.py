@@ -4,7 +4,7 @@ import asyncio
 import math
 import urllib.parse
 from abc import abstractmethod
-from collections.abc import MutableMapping, Sized
+from collections.abc import Callable, MutableMapping, Sized
 from typing import Any, ClassVar, Literal
 
 import httptools
@@ -48,13 +48,16 @@ class Inlet(HttpToolsProtocol):
 
     Attributes:
         settings: the limits; given by `with_limits`.
+        stir: told whenever something comes, as `Coalescing.stir` is; given by `with_limits`.
     """
 
     settings: ClassVar[Settings]
+    stir: Callable[[], None]
     scope: Any
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to read; not as uvicorn does, which asks the system for two addresses that nobody reads here."""
+        self.stir()
         self.connections.add(self)
         self.transport = transport
         self.flow = Flow(transport, self.pipeline)
@@ -74,6 +77,7 @@ class Inlet(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless the client has been refused already."""
+        self.stir()
         if self._phase in {"broken", "lingers"}:
             self._discard(len(data))
             return

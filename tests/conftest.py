@@ -4,7 +4,6 @@ import functools
 import gc
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,8 +31,7 @@ settings.load_profile("quick")
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
     """Files that need the same costly thing run in one process: torch, or a `server` with all models.
 
-    Beside that of torch, two processes have such a server: with one, its files would take longer than all the others.
-    The tests of `make families` run by themselves, and are spread.
+    Beside these two, which compute all the time, a third begins with those that mostly wait. The tests of `make families` run by themselves, and are spread.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -48,7 +46,7 @@ def _need(file: str) -> str:
         return "torch"
     asked = re.search(r"^def test_\w+\([^)]*\b(server|client|unharmed):", text, re.MULTILINE)
     own = re.search(r"^def (server|client)\(", text, re.MULTILINE)
-    return f"server {zlib.crc32(file.encode()) % 2}" if asked and not own else file
+    return "server" if asked and not own else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from tests import forked
 from tests.server import link_models, running
 from tests.service.faulty_service import BREAKS_THE_LOOP, HELD, STUCK
 from tests.service.in_flight import FORWARD, body, failure, in_flight
+from tests.service.scraping import scrape
 
 FAULTY = "tests.service.faulty_service"
 
@@ -145,3 +146,17 @@ def test_a_log_that_nobody_reads_blocks_no_request_and_no_stop(models: Path, tmp
         assert server.stop(timeout_s=4) == 0
     assert os.read(reader, 2**20).count(b"\n") < 400  # it was full
     os.close(reader)
+
+
+def test_a_full_disk_under_its_log_harms_no_request_and_what_is_lost_is_counted(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "stdout").symlink_to("/dev/full")  # each write to it fails as on a disk without room
+    with running(models, tmp_path) as server, server.client() as client:
+        for _ in range(20):
+            assert client.post(FORWARD, json=body(3)).status_code == 200
+        lost = "glassblock_lost_log_lines_total", ()
+        deadline_s = time.monotonic() + 5
+        while scrape(client)[lost] < 20 and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        assert scrape(client)[lost] >= 20
+        assert client.post(FORWARD, json=body(3)).status_code == 200
+        assert server.stop() == 0

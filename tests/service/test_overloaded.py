@@ -56,11 +56,15 @@ def address_of(server: Server) -> str:
     return server.url.removeprefix("http://")
 
 
-def overload(server: Server, seconds: float, **fields: object) -> "asyncio.Task[Run]":
-    """Far more requests than there are places for, for so long; with these fields beside their sequence."""
+def slow_load(server: Server, **fields: object) -> Load:
+    """Requests that take a run of SLOW each; with these fields beside their sequence."""
     data = json.dumps(body(SLOW) | fields).encode()
-    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data
-    return asyncio.ensure_future(open_loop(Load(address_of(server), request), RATE, seconds))
+    return Load(address_of(server), HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+
+
+def overload(server: Server, seconds: float, **fields: object) -> "asyncio.Task[Run]":
+    """Far more requests than there are places for, for so long."""
+    return asyncio.ensure_future(open_loop(slow_load(server, **fields), RATE, seconds))
 
 
 def assert_served_and_shed(run: Run) -> None:
@@ -80,6 +84,20 @@ def test_probes_are_answered_at_once_during_overload(narrow: Server) -> None:
         for probe in probes:
             assert probe.outcomes == {"200": 10}
             assert probe.latencies_ms()["p50"] < run.latencies_ms()["p50"] / 2
+
+    uvloop.run(scenario())
+
+
+def test_a_burst_of_new_clients_is_refused_in_one_go_during_overload(narrow: Server) -> None:
+    """With a rest behind each of them, 80 would take 1.6 s."""
+
+    async def scenario() -> None:
+        loading = overload(narrow, 1.5)
+        await asyncio.sleep(0.5)
+        burst = await open_loop(slow_load(narrow), 10_000, 0.008)
+        assert burst.outcomes["429"] > 70
+        assert burst.latencies_ms("429")["p100"] < 600
+        assert_served_and_shed(await loading)
 
     uvloop.run(scenario())
 
