@@ -31,7 +31,8 @@ settings.load_profile("quick")
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
     """Files that need the same costly thing run in one process: torch, or a `server` with all models.
 
-    Beside these two, which compute all the time, a third begins with those that mostly wait. The tests of `make families` run by themselves, and are spread.
+    Beside these two, which compute all the time, a third process begins with those that mostly wait. The tests of
+    `make families` run by themselves, and are spread.
     """
 
     def _split_scope(self, nodeid: str) -> str:
