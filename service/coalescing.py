@@ -23,11 +23,12 @@ class Coalescing:
         self._stirred = True
 
     def rest(self, wait_s: float) -> None:
-        """Has the event loop sleep after the first turn in which nothing comes.
+        """Has the event loop sleep after the first turn in which nothing comes, and nothing is refused.
 
         Args:
             wait_s: that the refused request would have waited; nothing is late by more than a fiftieth of it.
         """
+        self._stirred = True  # behind this one in its packet may be others, which are refused a turn each
         self._rest_s = min(_SHARE * wait_s, LONGEST_REST_S)
         if not self._turning:
             self._turning = True

@@ -1,7 +1,8 @@
 """The service with faults that a test can call up by a sequence's length: `python -m tests.service.faulty_service`.
 
 40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S; SIGUSR1 blocks the event
-loop for BLOCKED_S; with FAULT=loading in the environment every model is loaded a hundred times over.
+loop for BLOCKED_S; with FAULT=loading in the environment every model is loaded a hundred times over, with FAULT=resting
+the door takes what waits for an hour's work.
 """
 
 import os
@@ -13,6 +14,7 @@ from threading import Event
 from typing import Any
 
 from service import __main__, app, runner
+from service.coalescing import Coalescing
 from service.cost import Cost
 from service.padding import choose
 from service.repository import find_versions
@@ -24,7 +26,7 @@ SLOW_S, STUCK_S, HELD_S, BLOCKED_S = 0.5, 6.0, 2.0, 1.0
 
 def install() -> None:
     """Replaces, in this process alone, the run, the choice of batches, and the list of models."""
-    run = Session.run
+    run, rest = Session.run, Coalescing.rest
 
     def run_slowly(
         self: Session, outputs: Sequence[str], feeds: Mapping[str, Any], stop: Stop | None = None
@@ -41,11 +43,16 @@ def install() -> None:
     def find_many(models: Path) -> list[Path]:
         return find_versions(models) * 100
 
+    def rest_long(self: Coalescing, _: float) -> None:
+        rest(self, 3600)
+
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCKED_S))  # in the main thread, the event loop's
     Session.run = run_slowly  # type: ignore[method-assign]
     vars(runner)["choose"] = choose_or_break
     if os.environ.get("FAULT") == "loading":
         vars(app)["find_versions"] = find_many
+    if os.environ.get("FAULT") == "resting":
+        Coalescing.rest = rest_long  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -32,17 +32,17 @@ def test_it_rests_for_a_fiftieth_of_what_waits_and_for_20_ms_at_most(
     assert slept_s == pytest.approx([rest_s])
 
 
-@pytest.mark.parametrize("refused", [True, False])
-def test_it_rests_when_no_more_comes_and_once(slept_s: list[float], *, refused: bool) -> None:
+@pytest.mark.parametrize("more", ["comes", "is refused"])
+def test_it_rests_when_no_more_comes_or_is_refused_and_once(slept_s: list[float], more: str) -> None:
     resting = Coalescing()
 
     async def refuse() -> None:
-        resting.stir()
         resting.rest(0.5)
         for _ in range(20):
             await turn(1)
-            resting.stir()
-            if refused:
+            if more == "comes":
+                resting.stir()
+            else:
                 resting.rest(0.5)
             assert slept_s == []
         await turn(5)

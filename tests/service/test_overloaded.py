@@ -88,18 +88,22 @@ def test_probes_are_answered_at_once_during_overload(narrow: Server) -> None:
     uvloop.run(scenario())
 
 
-def test_a_burst_of_new_clients_is_refused_in_one_go_during_overload(narrow: Server) -> None:
+def test_a_burst_of_new_clients_is_refused_in_one_go_however_long_the_door_rests(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a rest behind each of them, 80 would take 1.6 s."""
+    monkeypatch.setenv("FAULT", "resting")
 
-    async def scenario() -> None:
-        loading = overload(narrow, 1.5)
+    async def scenario(server: Server) -> None:
+        loading = overload(server, 1.2)
         await asyncio.sleep(0.5)
-        burst = await open_loop(slow_load(narrow), 10_000, 0.008)
+        burst = await open_loop(slow_load(server), 10_000, 0.008)
         assert burst.outcomes["429"] > 70
         assert burst.latencies_ms("429")["p100"] < 600
         assert_served_and_shed(await loading)
 
-    uvloop.run(scenario())
+    with running(models, tmp_path, FAULTY, max_in_flight=PLACES) as server:
+        uvloop.run(scenario(server))
 
 
 async def trickle(server: Server, head: bytes) -> tuple[int, float]:
