@@ -43,8 +43,8 @@ def install() -> None:
     def find_many(models: Path) -> list[Path]:
         return find_versions(models) * 100
 
-    def rest_long(self: Coalescing, _: float) -> None:
-        rest(self, 3600)
+    def rest_long(self: Coalescing, wait_s: float) -> None:
+        rest(self, max(wait_s, 3600))
 
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCKED_S))  # in the main thread, the event loop's
     Session.run = run_slowly  # type: ignore[method-assign]
