@@ -81,8 +81,8 @@ load: install  ## USERS ask for TIME seconds: a server started for it, or the on
 load-open: install  ## RATE requests a second for TIME seconds, due whether the server keeps up or not
 	$(BIN)/python -m load_tests.open_loop --rate $(RATE) --time $(TIME) $(HOST)
 
-overload: install  ## Two, five and ten times the peak: goodput, codes, probes, and a picture; SECONDS and ROUNDS shorten it, BODIES=large
-	$(BIN)/python -m load_tests.overload $(LENGTH) $(if $(filter large,$(BODIES)),--large-bodies)
+overload: install  ## Two, five and ten times the peak: goodput, codes, probes, and a picture; SECONDS and ROUNDS shorten it, BODIES=large or block
+	$(BIN)/python -m load_tests.overload $(LENGTH) $(if $(BODIES),--bodies=$(BODIES))
 
 mixed: install  ## Short requests beside long ones and giants: they wait for one long run at most; SECONDS and ROUNDS shorten it
 	$(BIN)/python -m load_tests.mixed $(LENGTH)

@@ -4,9 +4,9 @@ Each step is the peak in a closed loop and, right after it, so that a drift of t
 at a multiple of that rate, then a single connection. The server has one core and the generator another, so that
 neither takes the other's time; goodput counts in seconds of the server's core that no other process took. The block
 is slow for its width, some 40 requests a second, as many as the block 768/12/3072 has of 128 positions on one core;
-but its bodies are small, so that a generator on one core can send ten times as many. A step in which the generator was
-late, or others took so much of the core that it was more than 1.2 times as much load as meant, is thrown away, but for
-its codes. Half the peak is there for the picture. Liveness and readiness are asked all the time.
+but its bodies are small, so that a generator on one core can send ten times as many (`--bodies` has others). A step in
+which the generator was late, or others took so much of the core that it was more than 1.2 times as much load as meant,
+is thrown away, but for its codes. Half the peak is there for the picture. Probes are sent all the time.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import uvloop
 from rich.console import Console
@@ -34,9 +35,12 @@ from load_tests.overload_report import draw, lines
 from load_tests.server import export_model, running_server
 from load_tests.usage import cpu_s
 
-SMALL = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 16384, "num_layers": 8}
-LARGE = {"hidden_size": 640, "num_attention_heads": 4, "intermediate_size": 512, "num_layers": 8}  # as slow; 90 kB
-POSITIONS = 32
+SIZES = {
+    "small": {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 16384, "num_layers": 8},  # 9 kB of JSON
+    "large": {"hidden_size": 640, "num_attention_heads": 4, "intermediate_size": 512, "num_layers": 8},  # 90 kB
+    "block": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},  # 390 kB, binary
+}
+POSITIONS, BLOCK_POSITIONS = 32, 128
 FACTORS = (0.5, 2, 5, 10)  # of the peak
 LEAST_SHARE: dict[float, float] = {2: 0.95, 5: 0.90, 10: 0.85}  # of the peak's goodput
 ROUNDS, TRIES_A_ROUND = 3, 3
@@ -202,9 +206,18 @@ def _read_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of each window, after {RAMP_S} of ramp")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--large-bodies", action="store_true", help="of 90 kB instead of 9 (fault O2)")
+    parser.add_argument(
+        "--bodies", choices=SIZES, default="small", help="9 kB of JSON, 90 (fault O2), or the bench's block"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/overload"), help="folder of figures, table and plot")
     return parser.parse_args()
+
+
+def _binary_request(address: str) -> bytes:
+    shape = BLOCK_POSITIONS, SIZES["block"]["hidden_size"]
+    body = np.random.default_rng(0).standard_normal(shape).astype("<f4").tobytes()
+    head = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: {address}\r\nInference-Header-Content-Length: 0\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def main() -> None:
@@ -216,13 +229,14 @@ def main() -> None:
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory() as name:
         models = Path(name, "models")
-        export_model(models, "slow", **(LARGE if given.large_bodies else SMALL))
+        export_model(models, "slow", **SIZES[given.bodies])
         os.sched_setaffinity(0, {cores[1]})
         start = partial(
             running_server, max_batch_tokens=BATCH_TOKENS, max_in_flight=MOST_IN_FLIGHT, idle_timeout_s=IDLE_S
         )
         with start(models, Path(name), frozenset(cores[:1])) as server:
-            request = forward_request(server.address, POSITIONS)
+            binary = given.bodies == "block"
+            request = _binary_request(server.address) if binary else forward_request(server.address, POSITIONS)
             console.print(f"requests of {len(request):,} bytes; server on core {cores[0]}, generator on {cores[1]}")
             load = Load(server.address, request, most_connections=1024, timeout_s=30)
             figures = measure(Watched(load, server.pid, cores[0], given.seconds), given.rounds, console)
