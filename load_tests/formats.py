@@ -20,6 +20,12 @@ class Body:
     headers: dict[str, str]
     data: bytes
 
+    def request(self, address: str, path: str) -> bytes:
+        """The whole of a POST to host:port, its head before the body."""
+        named = {"Host": address, "Content-Length": str(len(self.data)), **self.headers}
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items()), "", ""]
+        return "\r\n".join(lines).encode() + self.data
+
 
 class Format(Protocol):
     """Writes requests and reads answers of one wire format."""

@@ -99,10 +99,8 @@ def infer_body(positions: int) -> Body:
 
 def load_of(address: str, positions: int) -> Load:
     """Where such a request goes, with its head."""
-    body = infer_body(positions)
-    named = {"Host": address, "Content-Length": str(len(body.data)), **body.headers}
-    lines = [f"POST /v2/models/{MODEL}/infer HTTP/1.1", *(f"{name}: {value}" for name, value in named.items()), "", ""]
-    return Load(address, "\r\n".join(lines).encode() + body.data, timeout_s=60)
+    request = infer_body(positions).request(address, f"/v2/models/{MODEL}/infer")
+    return Load(address, request, timeout_s=60)
 
 
 def runs_ms(address: str, positions: int) -> list[float]:

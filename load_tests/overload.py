@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import psutil
 import uvloop
 from rich.console import Console
 
+from load_tests.formats import OUTPUT, InferenceBinary
 from load_tests.open_loop import GOOD, MOST_LATE_SHARE, Load, Run, closed_loop, forward_request, open_loop, print_run
 from load_tests.overload_report import draw, lines
 from load_tests.server import export_model, running_server
@@ -50,8 +50,8 @@ USERS = 16
 BATCH_TOKENS = USERS * POSITIONS // 2  # a batch is no larger than at the peak: 0.2 s, so a window cuts little
 MOST_IN_FLIGHT = 64  # so none waits for longer than the peak takes for as many
 IDLE_S = 60  # or a connection is closed while the generator, which sends nothing twice, takes it up again
-MOST_OF_FACTOR = 1.2
-SLOWER_AT_MOST = 1.5
+LIMITS: dict[str, Any] = {"max_batch_tokens": BATCH_TOKENS, "max_in_flight": MOST_IN_FLIGHT, "idle_timeout_s": IDLE_S}
+MOST_OF_FACTOR, SLOWER_AT_MOST = 1.2, 1.5
 PROBES, PROBE_RATE, MOST_PROBE_MS = ("/livez", "/readyz"), 20, 100
 SHED = "429"
 LATE_S = 0.25  # what is late comes in bursts, which make it no easier for the server
@@ -213,11 +213,12 @@ def _read_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _binary_request(address: str) -> bytes:
+def _request(address: str, bodies: str) -> bytes:
+    if bodies != "block":
+        return forward_request(address, POSITIONS)
     shape = BLOCK_POSITIONS, SIZES["block"]["hidden_size"]
-    body = np.random.default_rng(0).standard_normal(shape).astype("<f4").tobytes()
-    head = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: {address}\r\nInference-Header-Content-Length: 0\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    states = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return InferenceBinary().write(states, (OUTPUT,)).request(address, "/v2/models/slow/infer")
 
 
 def main() -> None:
@@ -231,12 +232,8 @@ def main() -> None:
         models = Path(name, "models")
         export_model(models, "slow", **SIZES[given.bodies])
         os.sched_setaffinity(0, {cores[1]})
-        start = partial(
-            running_server, max_batch_tokens=BATCH_TOKENS, max_in_flight=MOST_IN_FLIGHT, idle_timeout_s=IDLE_S
-        )
-        with start(models, Path(name), frozenset(cores[:1])) as server:
-            binary = given.bodies == "block"
-            request = _binary_request(server.address) if binary else forward_request(server.address, POSITIONS)
+        with running_server(models, Path(name), frozenset(cores[:1]), **LIMITS) as server:
+            request = _request(server.address, given.bodies)
             console.print(f"requests of {len(request):,} bytes; server on core {cores[0]}, generator on {cores[1]}")
             load = Load(server.address, request, most_connections=1024, timeout_s=30)
             figures = measure(Watched(load, server.pid, cores[0], given.seconds), given.rounds, console)
