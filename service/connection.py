@@ -9,6 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.errors import GlassblockError, UnavailableError
+from service.heads import Heads
 from service.inlet import Inlet, Scope
 from service.logs import choose_request_id, note_request
 from service.outlet import Outlet
@@ -173,4 +174,4 @@ def with_limits(
 ) -> type[Connection]:
     """The protocol class that uvicorn makes one of for each connection."""
     given = {"admit": staticmethod(admit), "find": staticmethod(find), "stir": staticmethod(stir)}
-    return type("Connection", (Connection,), {"settings": settings, **given})
+    return type("Connection", (Connection,), {"settings": settings, "heads": Heads(), **given})

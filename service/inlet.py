@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import urllib.parse
 from abc import abstractmethod
 from collections.abc import Callable, MutableMapping, Sized
 from typing import Any, ClassVar, Literal
@@ -14,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.deadline import Deadline
 from service.errors import GlassblockError
 from service.framing import combine, examine, explain, hold_url, late, too_many_lines, too_much
+from service.heads import NO_HEAD, Head, Heads, read_head
 from service.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -48,10 +48,12 @@ class Inlet(HttpToolsProtocol):
 
     Attributes:
         settings: the limits; given by `with_limits`.
+        heads: those that were read before, on any connection; given by `with_limits`.
         stir: told whenever something comes, as `Coalescing.stir` is; given by `with_limits`.
     """
 
     settings: ClassVar[Settings]
+    heads: ClassVar[Heads]
     stir: Callable[[], None]
     scope: Any
 
@@ -78,8 +80,11 @@ class Inlet(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless the client has been refused already."""
         self.stir()
-        if self._phase in {"broken", "lingers"}:
+        if (before := self._phase) in {"broken", "lingers"}:
             self._discard(len(data))
+            return
+        if before == "idle" and (known := self.heads.find(data)) is not None:
+            self._take(*known)
             return
         self._held_bytes += len(data)
         try:
@@ -93,6 +98,16 @@ class Inlet(HttpToolsProtocol):
             self._break(too_much(self._phase, self.settings))
         elif self._deadline.at_s == math.inf:
             self._await_client()
+        if before == "idle" and self._phase == "whole":
+            self.heads.learn(data, self._head)
+        self._begin()
+
+    def _take(self, head: Head, body: bytes) -> None:
+        """A whole request whose head was read before: what the parser's callbacks do for it."""
+        self._discarded_bytes = 0
+        self._open(head)
+        self._only_piece = body or None
+        self.on_message_complete()
         self._begin()
 
     def on_message_begin(self) -> None:
@@ -117,26 +132,26 @@ class Inlet(HttpToolsProtocol):
         """Checks the head as a whole and hands the request on."""
         fields = combine(self.headers)
         examine(self.parser, self.url, self.headers, fields, self.settings)
-        self._open(self.parser.get_method().decode("ascii"), httptools.parse_url(self.url), fields)
+        self._head = read_head(self.parser, self.url, self.headers, fields)
+        self._open(self._head)
         self._enter("body")
 
-    def _open(self, method: str, url: Any, fields: dict[bytes, bytes]) -> None:
+    def _open(self, head: Head) -> None:
         """Begins a request; behind one that is not answered yet, it waits."""
-        path, version = url.path.decode("ascii"), self.parser.get_http_version()
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
+            "http_version": head.version,
             "scheme": "http",
             "server": None,
             "client": None,
             "root_path": "",
-            "method": method,
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "raw_path": url.path,
-            "query_string": url.query or b"",
-            "headers": self.headers,
-            "fields": fields,
+            "method": head.method,
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "fields": head.fields,
             "state": {},
         }
         before = self.cycle
@@ -149,8 +164,8 @@ class Inlet(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=fields.get(b"expect", b"").lower() == b"100-continue",
-            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
+            expect_100_continue=head.fields.get(b"expect", b"").lower() == b"100-continue",
+            keep_alive=head.keeps_alive,
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
@@ -212,7 +227,7 @@ class Inlet(HttpToolsProtocol):
             return
         if self._phase != "body":
             self.on_message_begin()
-            self._open("none", httptools.parse_url(b"/"), {})
+            self._open(NO_HEAD)
         self.scope["fault"] = error
         self.cycle.keep_alive = False
         self.cycle.message_event.set()

@@ -1,0 +1,97 @@
+"""Heads of requests that were read before: the same bytes are the same request, and need not be parsed again.
+
+A client writes most of its heads alike, and reading one is a good part of what a refusal takes: docs/decisions/0038.
+"""
+
+import urllib.parse
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import httptools
+
+from service.recent import Recent
+
+_MOST_HEADS, _MOST_BYTES = 256, 2048  # that are remembered, and of one of them
+_END = b"\r\n\r\n"
+_SECRETS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+
+
+class Head(NamedTuple):
+    """What the parser has read of a request up to its body; shared by all requests of these bytes.
+
+    Attributes:
+        method: of HTTP.
+        path: decoded.
+        raw_path: as it came.
+        query: what follows the question mark.
+        version: 1.0 or 1.1.
+        keeps_alive: whether the client would keep the connection.
+        headers: names in lower case, and values.
+        fields: the same, combined.
+    """
+
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    version: str
+    keeps_alive: bool
+    headers: list[tuple[bytes, bytes]]
+    fields: Mapping[bytes, bytes]
+
+
+NO_HEAD = Head("none", "/", b"/", b"", "1.1", keeps_alive=False, headers=[], fields={})  # of what is no request
+
+
+def read_head(
+    parser: httptools.HttpRequestParser,
+    url: bytes,
+    headers: list[tuple[bytes, bytes]],
+    fields: Mapping[bytes, bytes],
+) -> Head:
+    """What a parser has found, at the end of a head that `examine` has let pass."""
+    parts, version = httptools.parse_url(url), parser.get_http_version()
+    path = parts.path.decode("ascii")
+    return Head(
+        method=parser.get_method().decode("ascii"),
+        path=urllib.parse.unquote(path) if "%" in path else path,
+        raw_path=parts.path,
+        query=parts.query or b"",
+        version=version,
+        keeps_alive=version != "1.0" and parser.should_keep_alive() and not parser.should_upgrade(),
+        headers=headers,
+        fields=fields,
+    )
+
+
+class Heads:
+    """The last few heads that were parsed and found good, of one server's connections."""
+
+    def __init__(self) -> None:
+        self._heads = Recent[tuple[Head, int]](_MOST_HEADS)
+
+    def find(self, data: bytes) -> tuple[Head, bytes] | None:
+        """The head and the body of one whole request, if these bytes are one whose head is remembered.
+
+        Args:
+            data: what came where a request begins.
+        """
+        end = data.find(_END, 0, _MOST_BYTES) + len(_END)
+        found = self._heads.get(data[:end])
+        if found is None or len(data) != end + found[1]:
+            return None
+        return found[0], data[end:]
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """Remembers a head that the parser has found in these bytes, where they are its request alone.
+
+        Args:
+            data: what came where a request began; one whole request or several.
+            head: of the last of them.
+        """
+        end = data.find(_END, 0, _MOST_BYTES) + len(_END)
+        length = head.fields.get(b"content-length", b"0")
+        # The last head ends its body's length before the data does; if the first one ends there, it is the same.
+        alone = length.isdigit() and len(data) == end + int(length)
+        if alone and head.keeps_alive and _SECRETS.isdisjoint(head.fields):
+            self._heads.put(data[:end], (head, int(length)))
