@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
+from torch._dynamo import config as dispatch
 
 from export import ExportError
 from export.chain import chain_layers
@@ -121,7 +122,8 @@ def _trace(
 ) -> ir.Model:
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
     names = [spec.name for spec in gives]
-    with _quiet():
+    # torch's cache of dispatches compares symbols of sizes at each operator: a fifth of a trace, and hits are few.
+    with _quiet(), dispatch.patch(fake_tensor_cache_enabled=False):
         try:
             program = torch.onnx.export(
                 _Named(module, names).eval(),
