@@ -122,7 +122,7 @@ def _trace(
 ) -> ir.Model:
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
     names = [spec.name for spec in gives]
-    # torch's cache of dispatches compares symbols of sizes at each operator: a fifth of a trace, and hits are few.
+    # torch's cache of dispatches compares symbols of sizes at each operator: a fifth of a trace, more than it saves.
     with _quiet(), dispatch.patch(fake_tensor_cache_enabled=False):
         try:
             program = torch.onnx.export(
