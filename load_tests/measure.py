@@ -106,7 +106,7 @@ class Bench:
         each_s = self.raw_s / len(scenario.raw_batches)
         raw = {size: self.ceiling.measure(scenario, size, each_s) for size in scenario.raw_batches}
         path, bodies = subject.path(scenario), subject.bodies(scenario, self.ceiling.hidden_size)
-        requests = tuple(_as_http(server.address, path, body) for body in bodies)
+        requests = tuple(body.request(server.address, path) for body in bodies)
         pids = process_ids(server.pid)
         job = Job(server.address, requests, scenario.connections, self.warm_s, self.window_s, tuple(pids))
         with MemoryWatch(pids) as memory:
@@ -114,12 +114,6 @@ class Bench:
         if not served.answered or not served.latencies_s:
             raise TimeoutError(f"no good answer within {self.window_s:g} s")
         return Slice(raw, served, memory.peak_rss_mib, memory.pss_mib)
-
-
-def _as_http(address: str, path: str, body: Body) -> bytes:
-    headers = {"Host": address, **body.headers, "Content-Length": str(len(body.data))}
-    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    return "\r\n".join(lines).encode() + body.data
 
 
 Reply = tuple[int, dict[str, str], bytes]

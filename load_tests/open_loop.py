@@ -26,6 +26,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from load_tests.formats import Body
 from load_tests.sender import Exchange, Sender
 from load_tests.server import default_server
 
@@ -156,9 +157,8 @@ def forward_request(address: str, positions: int, model: str = "") -> bytes:
         models = {described["name"]: described for described in json.load(answer)["models"]}
     served = models[model] if model else next(iter(models.values()))
     rows = [[random.randint(-9, 9) / 10 for _ in range(served["hidden_size"])] for _ in range(positions)]  # noqa: S311
-    body = json.dumps({"hidden_states": [rows]}, separators=(",", ":")).encode()
-    head = [f"POST /v1/models/{served['name']}/forward HTTP/1.1", f"Host: {address}", "Content-Type: application/json"]
-    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+    data = json.dumps({"hidden_states": [rows]}, separators=(",", ":")).encode()
+    return Body({"Content-Type": "application/json"}, data).request(address, f"/v1/models/{served['name']}/forward")
 
 
 def print_run(run: Run, console: Console) -> None:
