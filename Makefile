@@ -91,10 +91,10 @@ chaos: install  ## Servers stopped and killed while clients ask, RESTARTS of the
 	$(BIN)/python -m load_tests.chaos --restarts $(RESTARTS)
 
 soak: install  ## REQUESTS from many clients, each answer bit for bit as alone, and no memory lost: docs/reliability.md
-	$(BIN)/python -m load_tests.soak --requests $(REQUESTS)
+	$(BIN)/python -m load_tests.soak --requests $(REQUESTS) --provider $(PROVIDER)
 
-bench: install  ## Latency, throughput and cost against raw session.run; SECONDS and ROUNDS shorten it
-	$(BIN)/python -m load_tests.bench $(LENGTH)
+bench: install  ## Latency, throughput and cost against raw session.run; SECONDS and ROUNDS shorten it; PROVIDER=cuda, see test-gpu
+	$(BIN)/python -m load_tests.bench $(LENGTH) --provider=$(PROVIDER)
 
 bench-peers: install  ## The same beside other servers, into docs/benchmarks.md; PEERS="naive litserve" picks
 	$(BIN)/python -m load_tests.bench_peers $(LENGTH) $(if $(PEERS),--peers $(PEERS))

@@ -11,7 +11,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from export import ExportError, memory, onnx_file, parity, probes
+from export import ExportError, memory, onnx_file, parity, probes, session
 from export.golden import make_golden
 from export.parity_of_overrides import prove_overrides
 from export.parity_of_text import prove_text
@@ -20,7 +20,7 @@ from export.proof import Proof
 from export.sources import Layer, Source
 from export.trace import OPSET, Step, editable_graph, layer_graph
 
-_TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+_TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
 def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool = False) -> Proof:
@@ -106,7 +106,7 @@ def _text(source: Source) -> dict[str, Any] | None:
 
 def _toolchain() -> dict[str, str | int]:
     versions = {tool: package_version(tool) for tool in _TOOLS}
-    return {"opset": OPSET, "python": platform.python_version(), **versions}
+    return {"opset": OPSET, "python": platform.python_version(), "onnxruntime": session.VERSION, **versions}
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

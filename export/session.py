@@ -16,6 +16,7 @@ import onnxruntime
 
 onnxruntime.disable_telemetry_events()
 
+VERSION: str = onnxruntime.__version__  # of the package's metadata there are two names: docs/decisions/0005
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 

@@ -12,7 +12,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from load_tests.ceiling import THREADS, Ceiling, lay_out_graphs
+from load_tests.ceiling import PROVIDERS, THREADS, Ceiling, lay_out_graphs
 from load_tests.codecs import measure_codecs
 from load_tests.drawing import draw, print_codecs, print_goals, print_tables
 from load_tests.formats import GlassblockJson, InferenceBinary, InferenceJson
@@ -25,9 +25,9 @@ from load_tests.scenarios import Scenario
 from load_tests.server import MODEL, export_model, running_server
 
 
-def ours(models: Path, folder: Path, model: str = MODEL) -> list[Subject]:
+def ours(models: Path, folder: Path, model: str = MODEL, provider: str = "cpu") -> list[Subject]:
     """This project's server with its defaults, spoken to in nested JSON, in flat JSON and in binary."""
-    start = partial(running_server, models, folder, threads=THREADS)
+    start = partial(running_server, models, folder, threads=THREADS, provider=provider)
 
     def forward(_scenario: Scenario) -> str:
         return f"/v1/models/{model}/forward"
@@ -53,13 +53,15 @@ def arguments(description: str, *, seconds: float, rounds: int) -> argparse.Argu
 
 def main() -> None:
     """Measures, prints, writes bench.json and bench.png."""
-    given = arguments("Latency, throughput and cost against raw session.run.", seconds=4, rounds=4).parse_args()
+    parser = arguments("Latency, throughput and cost against raw session.run.", seconds=4, rounds=4)
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="of the raw sessions and of the server")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, generator() as run_job:
         folder = Path(name)
         graphs = lay_out_graphs(export_model(folder / "models"), folder / "graphs")
-        bench = Bench(Ceiling(graphs), run_job, window_s=given.seconds)
-        subjects = ours(folder / "models", folder)
-        command = f"make bench SECONDS={given.seconds:g} ROUNDS={given.rounds}"
+        bench = Bench(Ceiling(graphs, given.provider), run_job, window_s=given.seconds)
+        subjects = ours(folder / "models", folder, provider=given.provider)
+        command = f"make bench SECONDS={given.seconds:g} ROUNDS={given.rounds} PROVIDER={given.provider}"
         report = describe(run_rounds(bench, subjects, given.rounds), subjects, bench, given.rounds, command)
         print_tables(report)
         print_goals(report)

@@ -22,7 +22,12 @@ from load_tests.scenarios import Float32Array, Scenario
 
 onnxruntime.disable_telemetry_events()
 
+VERSION: str = onnxruntime.__version__  # of the package's metadata there are two names: docs/decisions/0005
 THREADS = len(os.sched_getaffinity(0))  # of a run, for every server and the ceiling
+PROVIDERS: dict[str, Any] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+}
 BLOCK, LAYER, LAYER_OUTPUT = "block.onnx", "layer.onnx", "layer_output"
 
 
@@ -59,14 +64,17 @@ class Ceiling:
 
     Args:
         folder: made by `lay_out_graphs`.
+        provider: a key of PROVIDERS.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, provider: str = "cpu") -> None:
+        if provider == "cuda":
+            onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
         # It shares the machine with the server in turn: a pool that went on spinning would slow the server's slice.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers = ["CPUExecutionProvider"]
+        providers = [PROVIDERS[provider]]
         self._block = onnxruntime.InferenceSession(str(folder / BLOCK), options, providers=providers)
         self._layer = onnxruntime.InferenceSession(str(folder / LAYER), options, providers=providers)
         self.hidden_size: int = self._block.get_inputs()[0].shape[2]

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from load_tests.ceiling import THREADS, Raw
+from load_tests.ceiling import THREADS, VERSION, Raw
 from load_tests.measure import Bench, Slice, Subject
 from load_tests.rounds import Row, Rows
 from load_tests.scenarios import SCENARIOS, Scenario
 
 _LOAD_AVERAGE = round(os.getloadavg()[0], 2)  # when the run begins: what others do to the machine
-_VERSIONS = ("onnxruntime", "numpy", "fastapi", "uvicorn", "orjson")
+_VERSIONS = ("numpy", "fastapi", "uvicorn", "orjson")
 
 
 def describe(rows: Rows, subjects: Iterable[Subject], bench: Bench, rounds: int, command: str) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def describe(rows: Rows, subjects: Iterable[Subject], bench: Bench, rounds: int,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
+        "versions": {"python": platform.python_version(), "onnxruntime": VERSION}
+        | {name: version(name) for name in _VERSIONS},
         "rounds": rounds,
         "window_s": bench.window_s,
         "titles": {subject.name: subject.title for subject in subjects},

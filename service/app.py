@@ -135,7 +135,7 @@ class Application:
 
     def _load_fitting(self, name: str) -> list[Model]:
         """Loads every version of a model, if it fits beside those that are served: until it can, the old one is too."""
-        with _readable():
+        with _as_start_error():
             new = read_specs(self._settings, name)
         budget.hold([*(model.spec for model in self.repository.all()), *new], self._settings)
         return load_models(self._settings, self._on_death, name)
@@ -175,7 +175,7 @@ def load_models(settings: Settings, on_death: Callable[[], None], name: str | No
     Raises:
         StartError: one of them cannot be served; none is, then.
     """
-    with _readable():
+    with _as_start_error():
         folders = [folder for folder in find_versions(settings.models) if name in {None, folder.parent.name}]
         models = [load_model(folder, settings, on_death) for folder in folders]
     trim()  # the files' bytes
@@ -188,7 +188,7 @@ def read_fitting(settings: Settings, say: Callable[[str], None]) -> Settings:
     Raises:
         StartError: they do not fit, or a manifest cannot be read.
     """
-    with _readable():
+    with _as_start_error():
         fitting = budget.fit(read_specs(settings), settings)
     for sentence in budget.lowered(settings, fitting):
         say(sentence)
@@ -196,11 +196,13 @@ def read_fitting(settings: Settings, say: Callable[[str], None]) -> Settings:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _as_start_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:  # a folder that may not be read
         raise StartError(f"{error.filename}: {error.strerror}") from error
+    except MemoryError as error:
+        raise StartError(f"out of memory while loading: {error}") from error
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

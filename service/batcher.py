@@ -6,7 +6,7 @@ a batch once, when it has been run. The batcher is given callables; it knows nei
 
 An entry owns its future, so no two lists can be matched up wrongly. Entries whose waiter has gone are dropped before
 the run, and a run that nobody waits for is ended. A failing batch is retried singly once: only the culprit fails. The
-thread survives every failure of a run; if it ends all the same, or a run does not, all waiters are failed.
+thread survives every failure of a run but the device's loss; if it ends, or a run does not, all waiters are failed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Generic
 from service import logs
 from service.bridge import Bridge
 from service.engine import Engine, Item, Job, Result
-from service.errors import DeadlineError, GlassblockError, RunFailedError, UnavailableError
+from service.errors import DeadlineError, DeviceLostError, GlassblockError, RunFailedError, UnavailableError
 from service.metrics import ModelMetrics
 from service.queue import Answer, Entry, Load, Queue
 
@@ -165,6 +165,8 @@ class Batcher(Generic[Item, Result]):
         self._metrics.count_cancelled(sum(entry.future.cancelled() for entry in batch))
         run_s = time.monotonic() - run.started_s
         self._running = None  # or it would hold its tensors until the next one comes
+        if isinstance(results, DeviceLostError):
+            raise results
         if isinstance(results, BaseException):
             return self._explain(results, run)
         self._queue.keep_pace(batch, run_s)

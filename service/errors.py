@@ -151,6 +151,10 @@ class StartError(Exception):
     """The service cannot start; its text is the one line printed before the process exits."""
 
 
+class DeviceLostError(RuntimeError):
+    """The device runs nothing more for this process; a new process may find it well."""
+
+
 def bug() -> RunFailedError:
     """The error for what nobody has thought of."""
     return RunFailedError("the server failed; this is a bug of the server", code="internal")

@@ -134,8 +134,8 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     files = {name: read_verified(folder, name, spec) for name in spec.files}
     weights = files[WEIGHTS_FILE]
 
-    def load_graph(name: str, data: bytes, weights: bytes) -> Session:
-        return Session(data, weights, settings.provider, settings.threads, f"{folder}/{name}")
+    def load_graph(name: str, data: bytes, weights: bytes, provider: str = settings.provider) -> Session:
+        return Session(data, weights, provider, settings.threads, f"{folder}/{name}")
 
     def load_layers(graphs: Iterable[str]) -> dict[str, Session]:
         again, sessions = read_verified(folder, WEIGHTS_FILE, spec), {}
@@ -151,7 +151,8 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
     session.check_contract(spec.inputs, spec.outputs, f"{folder}/model.onnx")
     front = None
     if spec.text is not None:
-        embeddings = load_graph(spec.text.embeddings, files[spec.text.embeddings], weights)
+        # Rows of a table are found on the CPU: a device would give them back before it is given them again.
+        embeddings = load_graph(spec.text.embeddings, files[spec.text.embeddings], weights, provider="cpu")
         front = TextFront(spec.text, files[spec.text.tokenizer], f"{folder}/{spec.text.tokenizer}", embeddings)
         _check_front(front, embeddings, spec, settings.max_request_tokens, folder)
     runner = Runner(spec, session, load_layers, settings)

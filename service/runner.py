@@ -126,12 +126,12 @@ class Runner:
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)
         activations = activations_bytes(self._spec, size, length) * (2 if edits else 1)  # a tensor, and as it was
-        large = activations > LARGE_RUN_BYTES
+        large, stop.gives_back = activations > LARGE_RUN_BYTES, activations > _TRIMMED_BYTES
         with one_large(stop.is_told) if large else nullcontext():
             if depth is None:
                 self._give(rows, _FINAL, self._run_model(batch, stop))
             else:
-                self._run_layers(batch, rows, depth, edits, stop, trimmed=activations > _TRIMMED_BYTES)
+                self._run_layers(batch, rows, depth, edits, stop)
         for array in {id(array): array for row in rows for array in row.arrays()}.values():
             _ANSWERS.add(array)
         return [tuple(row.found[view] for view in row.views) for row in rows]
@@ -147,9 +147,7 @@ class Runner:
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], feeds_of(batch.hidden_states, batch), stop)[0]
 
-    def _run_layers(
-        self, batch: Batch, rows: "list[_Row]", depth: int, edits: Edits, stop: Stop, *, trimmed: bool
-    ) -> None:
+    def _run_layers(self, batch: Batch, rows: "list[_Row]", depth: int, edits: Edits, stop: Stop) -> None:
         """Runs the layers one after another, as far as the last one asked for."""
         self._layers.prepare(depth, edits)
         hidden_states = batch.hidden_states
@@ -165,7 +163,7 @@ class Runner:
                     row.rollout.add(row.cut(found[_WEIGHTS], self._spec.probes[layer][_WEIGHTS]))
             hidden_states = found.get(_STREAM, hidden_states)
             del found  # or this layer's maps would be there beside the next one's
-            if trimmed:
+            if stop.gives_back:
                 trim()  # the next one's may not fit into the pieces that they have left
         for row in rows:
             for view in row.views_of(_ROLLOUT):

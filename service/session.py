@@ -1,5 +1,6 @@
 """The only import of onnxruntime: providers, threads, and sessions made from verified bytes."""
 
+import ctypes
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import StartError
+from service.errors import DeviceLostError, StartError
 from service.manifest import TensorSpec
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: the wheel sends events by default (docs/decisions/0006)
@@ -34,10 +35,19 @@ ERRORS: tuple[type[Exception], ...] = (
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 # What onnxruntime writes before its reason: its own name, numbers, source line and C++ signature.
 _ORIGIN = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) |\w+\.cc:\d+ \w+ )?")
+# What onnxruntime, CUDA and its libraries say where there is not enough of it, on the host or on the device.
+_NO_MEMORY = re.compile(r"Failed to allocate memory|bad_alloc|out of memory|ALLOC(ATION)?_FAILED")
+_CUDA_SUCCESS, _CUDA_NO_CONTEXT = 0, 201  # this thread has asked nothing of the device yet
+_CUDA_REASON = re.compile(r"\b(CUDA|CU\w+) failure \d+: [^;\n]*[^;\s]")
 WEIGHTS_FILE = "weights.data"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# TF32 rounds products to 10 bits, which is not the float32 that was proven.
-_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+# TF32 rounds products to 10 bits, which is not the float32 that was proven. Each session keeps memory of its own on the
+# device: it takes what it asks for and not the next power of two, and can give it back (docs/decisions/0039).
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    "cpu": {},
+    "cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"},
+}
+_GIVE_BACK = "memory.enable_memory_arena_shrinkage", "gpu:0"
 _DTYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
@@ -58,10 +68,16 @@ def available_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 class Stop:
-    """Ends a run, or several one after another, from another thread."""
+    """Ends a run, or several one after another, from another thread.
+
+    Attributes:
+        options: of these runs.
+        gives_back: whether each leaves to others the memory of the device that it took.
+    """
 
     def __init__(self) -> None:
         self.options = onnxruntime.RunOptions()
+        self.gives_back = False
 
     def stop(self) -> None:
         """Has the run fail after the operator that it is at."""
@@ -83,6 +99,7 @@ class Session:
         place: file of the graph, for messages.
 
     Raises:
+        MemoryError: of the device or the host, there is too little for the weights.
         StartError: onnxruntime refuses the graph, or the provider is not to be had.
     """
 
@@ -92,9 +109,11 @@ class Session:
             raise StartError(
                 f"provider {provider} is not in this build of onnxruntime; install the gpu extra or use cpu"
             )
+        options = onnxruntime.SessionOptions()
         if provider == "cuda":
             onnxruntime.preload_dlls()  # NVIDIA's wheels put their libraries where the loader does not look
-        options = onnxruntime.SessionOptions()
+            # Weights apart from what runs take, which could not be given back from around them.
+            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         options.intra_op_num_threads = threads or available_threads()
         # A pool that goes on spinning after its run takes the core from the next session and from the server itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -110,6 +129,8 @@ class Session:
                 enable_fallback=0,
             )
         except ERRORS as error:
+            if _NO_MEMORY.search(str(error)):
+                raise MemoryError(f"{place}: {first_line(error)}") from error
             raise StartError(f"{place}: onnxruntime refuses it: {first_line(error)}") from error
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted:
@@ -121,12 +142,17 @@ class Session:
         """Runs the graph; feeds are native-endian and C-contiguous.
 
         Raises:
+            DeviceLostError: nothing more can be run, by this session or another.
             MemoryError: onnxruntime could not get the memory; the session stays usable.
         """
+        if stop and stop.gives_back and self.provider == _PROVIDERS["cuda"]:
+            stop.options.add_run_config_entry(*_GIVE_BACK)
         try:
             results: list[np.ndarray[Any, Any]] = self._session.run(list(outputs), dict(feeds), stop and stop.options)
         except ERRORS as error:
-            if "Failed to allocate memory" in str(error) or "bad_alloc" in str(error):
+            if self.provider == _PROVIDERS["cuda"] and _is_device_lost():
+                raise DeviceLostError(first_line(error)) from error
+            if _NO_MEMORY.search(str(error)):
                 raise MemoryError(str(error)) from error
             raise
         return results
@@ -149,6 +175,11 @@ class Session:
             raise StartError(f"{place}: differs from manifest.json: {'; '.join(differences)}")
 
 
+def _is_device_lost() -> bool:
+    """Whether CUDA has met an error that it answers every call of this process with, such as an illegal access."""
+    return ctypes.CDLL("libcuda.so.1").cuCtxSynchronize() not in {_CUDA_SUCCESS, _CUDA_NO_CONTEXT}
+
+
 def _differences(kind: str, wanted: Sequence[TensorSpec], found: Sequence[Any]) -> list[str]:
     promised = [(t.name, _DTYPES[t.dtype], t.shape) for t in wanted]
     actual = [(t.name, t.type, [size if isinstance(size, int) else -1 for size in t.shape]) for t in found]
@@ -161,5 +192,7 @@ def _differences(kind: str, wanted: Sequence[TensorSpec], found: Sequence[Any]) 
 
 
 def first_line(error: Exception) -> str:
-    """Onnxruntime's reason in one line, without where in its source it arose."""
+    """Onnxruntime's reason in one line, or CUDA's, without where in its source it arose."""
+    if found := _CUDA_REASON.search(str(error)):
+        return found[0]
     return (_ORIGIN.sub("", str(error).strip()).splitlines() or [type(error).__name__])[0][:300]

@@ -15,6 +15,7 @@ import httpx
 from tests import forked
 
 START_TIMEOUT_S = 60.0
+PROVIDER = os.environ.get("PROVIDER", "cpu")  # `make test-gpu` sets it
 _URL = re.compile(r"ready +(http://\S+)/readyz")
 
 
@@ -73,7 +74,7 @@ def running(models: Path, folder: Path, program: str = "service.__main__", **set
         settings: fields of `service.settings.Settings`, such as http_port=8000 in place of a free one.
     """
     stdout, stderr = folder / "stdout", folder / "stderr"
-    settings = {"http_port": 0, "threads": 1, **settings}
+    settings = {"http_port": 0, "threads": 1, "provider": PROVIDER, **settings}
     named = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
     flags = [flag if value is True else f"{flag}={value}" for flag, value in named.items()]
     words = ["serve", f"--models={models}", *flags]
