@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 LENGTH = $(if $(SECONDS),--seconds=$(SECONDS)) $(if $(ROUNDS),--rounds=$(ROUNDS))
 
-.PHONY: install check test test-long test-oracles big families test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals bench-page screenshots openapi image clean
+.PHONY: install check test test-long test-oracles test-gpu big families test-image fuzz serve load load-open overload mixed chaos soak bench bench-peers bench-probes bench-refusals bench-page screenshots openapi image clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)  ## A virtual environment with all that the other targets need
@@ -58,6 +58,19 @@ test-long: install  ## What takes long: the README's commands, load_tests, crowd
 
 test-oracles: install  ## Our names and answers beside TransformerLens and bertviz, each with a PyTorch of its own
 	$(BIN)/python -m pytest -m oracles --timeout 900
+
+# A virtual environment of its own, $(VENV)-cuda: onnxruntime and onnxruntime-gpu are the same package. Equal bits alone
+# and among neighbours are the CPU's promise; tests/gpu has what holds on CUDA.
+test-gpu: $(VENV)-cuda/.cuda  ## On a machine with a CUDA device: what is served there beside PyTorch, and faults of the device
+	PROVIDER=cuda $(VENV)-cuda/bin/python -m pytest -n 2 tests/test_*_over_http.py tests/test_minilm_probes.py -k "not among_neighbours"
+	$(VENV)-cuda/bin/python -m pytest -m gpu tests/gpu --timeout 300
+
+$(VENV)-cuda/.cuda: pyproject.toml
+	$(MAKE) install VENV=$(VENV)-cuda
+	$(VENV)-cuda/bin/pip install -q -e ".[gpu]"
+	$(VENV)-cuda/bin/pip uninstall -qy onnxruntime
+	$(VENV)-cuda/bin/pip install -q --force-reinstall --no-deps onnxruntime-gpu
+	@touch $@
 
 big: install  ## A layer of 1 GiB and a model of 2: exported within 4 times that and 1 GiB, and served; 6 GB of disk, minutes
 	$(BIN)/python -m pytest -m big
@@ -93,7 +106,7 @@ chaos: install  ## Servers stopped and killed while clients ask, RESTARTS of the
 soak: install  ## REQUESTS from many clients, each answer bit for bit as alone, and no memory lost: docs/reliability.md
 	$(BIN)/python -m load_tests.soak --requests $(REQUESTS) --provider $(PROVIDER)
 
-bench: install  ## Latency, throughput and cost against raw session.run; SECONDS and ROUNDS shorten it; PROVIDER=cuda, see test-gpu
+bench: install  ## Latency, throughput and cost against raw session.run; SECONDS and ROUNDS shorten it; on CUDA: PROVIDER=cuda VENV=.venv-cuda after make test-gpu
 	$(BIN)/python -m load_tests.bench $(LENGTH) --provider=$(PROVIDER)
 
 bench-peers: install  ## The same beside other servers, into docs/benchmarks.md; PEERS="naive litserve" picks
@@ -124,4 +137,4 @@ image:  ## The container image and its sizes; of the CPU's, at most 250 MB besid
 	        if (provider == "cpu" && mb["added"] > $(MAX_ADDED_MB)) { print "expected at most $(MAX_ADDED_MB) MB added"; exit 1 } }'
 
 clean:  ## Remove what the targets made
-	rm -rf $(VENV) .cache build dist
+	rm -rf $(VENV) $(VENV)-cuda .cache build dist

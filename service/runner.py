@@ -126,11 +126,12 @@ class Runner:
         size, length = batch.attention_mask.shape
         self._hold_answers(rows, size, length)
         activations = activations_bytes(self._spec, size, length) * (2 if edits else 1)  # a tensor, and as it was
-        large, stop.gives_back = activations > LARGE_RUN_BYTES, activations > _TRIMMED_BYTES
+        large = activations > LARGE_RUN_BYTES
         with one_large(stop.is_told) if large else nullcontext():
             if depth is None:
                 self._give(rows, _FINAL, self._run_model(batch, stop))
             else:
+                stop.gives_back = activations > _TRIMMED_BYTES
                 self._run_layers(batch, rows, depth, edits, stop)
         for array in {id(array): array for row in rows for array in row.arrays()}.values():
             _ANSWERS.add(array)

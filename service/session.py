@@ -134,7 +134,10 @@ class Session:
             raise StartError(f"{place}: onnxruntime refuses it: {first_line(error)}") from error
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted:
-            raise StartError(f"{place}: asked for {wanted}, onnxruntime fell back to {self.provider}")
+            message = (
+                f"asked for {wanted}, onnxruntime fell back to {self.provider}; it says above what it could not load"
+            )
+            raise StartError(f"{place}: {message}")
 
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray[Any, Any]], stop: Stop | None = None

@@ -15,7 +15,7 @@ from service.session import Session, Stop
 
 LOST, FULL, FREED, SLOW = 41, 42, 43, 44
 SLOW_S = 0.5
-LEFT_BYTES = 256 * 2**20
+LEFT_BYTES = 64 * 2**20
 _ILLEGAL = b"""
 .version 6.4
 .target sm_70

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import GlassblockError, IllegalRequestError, UnavailableError
+from service.errors import DeviceLostError, GlassblockError, IllegalRequestError, UnavailableError
 from tests.service.fake_runs import FakeEngine, FakeJob, GatedRun, counted, started, take_all, until
 
 RUN_FAILED = "the run failed; this is a bug of the server"
@@ -173,6 +173,27 @@ def test_a_loop_that_dies_with_a_batch_in_hand_fails_that_batch_too(monkeypatch:
     assert [getattr(answer, "value", None) for answer in (first, answered)] == [0, 20]
     assert told(culprit) == (500, "run_failed", RUN_FAILED)
     assert told(in_hand) == (503, "dead", DEAD)
+    assert deaths == ["died"]
+
+
+def test_the_loss_of_the_device_fails_every_waiter_and_nothing_is_tried_again() -> None:
+    deaths: list[str] = []
+    run = FragileRun({1: DeviceLostError("an illegal memory access")})
+
+    async def scenario() -> list[object]:
+        async with started(run, on_death=lambda: deaths.append("died")) as batcher:
+            futures = [batcher.submit(0, "kind", 3)]
+            await until(lambda: run.batches)
+            futures += [batcher.submit(item, kind, 3) for item, kind in ((1, "kind"), (2, "kind"), (3, "another"))]
+            run.open()
+            found = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 1)
+            await until(lambda: deaths)
+            return list(found)
+
+    first, *waiters = asyncio.run(scenario())
+    assert getattr(first, "value", None) == 0
+    assert [told(error) for error in waiters] == [(503, "dead", DEAD)] * 3
+    assert run.batches == [[0], [1, 2]]
     assert deaths == ["died"]
 
 
