@@ -109,11 +109,9 @@ class Session:
             raise StartError(
                 f"provider {provider} is not in this build of onnxruntime; install the gpu extra or use cpu"
             )
-        options = onnxruntime.SessionOptions()
         if provider == "cuda":
             onnxruntime.preload_dlls()  # NVIDIA's wheels put their libraries where the loader does not look
-            # Weights apart from what runs take, which could not be given back from around them.
-            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_threads()
         # A pool that goes on spinning after its run takes the core from the next session and from the server itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
