@@ -21,6 +21,7 @@ Answer = Callable[[Scope, Callable[[], Awaitable[Any]]], Awaitable[Reply | None]
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
 FAREWELL_S = 0.3  # for a request that crosses with the end of the server, on a connection that was idle
+_PATIENCE_S = 0.02  # for a body to come whole, before it is read piece by piece: docs/decisions/0040
 _SHORT_BYTES = 4096  # of a body, whose copy costs less than a second piece
 
 
@@ -40,6 +41,7 @@ class Connection(Inlet):
         super().connection_made(transport)
         self._outlet = Outlet(transport, self._hang_up, self.loop, self.settings.answer_timeout_s)
         self._serving: RequestResponseCycle | None = None
+        self._patience: asyncio.TimerHandle | None = None
         limit = self.settings.max_connections
         if len(self.connections) > 2 * limit:
             transport.abort()
@@ -51,6 +53,7 @@ class Connection(Inlet):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the clocks, and the work for a client that has gone."""
+        self._serve_unserved()  # which finds that its client has gone, and says so in the log
         super().connection_lost(exc)
         if self._serving is not None and not self._serving.response_complete:
             self._serving.scope.get("on_client_gone", _nothing)()  # type: ignore[operator]
@@ -78,15 +81,28 @@ class Connection(Inlet):
         """Has the request served that has just come, or refuses it by its head; those behind it in its packet wait."""
         if (cycle := self._unserved) is None:
             return
-        self._pass_piece()
-        self._unserved = None
-        if not self.flow.write_paused:
+        scope = cycle.scope
+        if "admitted" not in scope and not self.flow.write_paused:
             try:
-                self.admit(cycle.scope)  # type: ignore[arg-type]
+                self.admit(scope)  # type: ignore[arg-type]
             except GlassblockError as error:
+                self._unserved, self._pieces = None, []
                 self._refuse(cycle, error)
                 return
-        self._serve(cycle)
+        is_coming = cycle is self.cycle and self._phase == "body" and scope.get("length") is not None
+        if not is_coming or cycle.waiting_for_100_continue:
+            self._serve_unserved()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(_PATIENCE_S, self._serve_unserved)
+
+    def _serve_unserved(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if (cycle := self._unserved) is not None:
+            self._pass_pieces()
+            self._unserved = None
+            self._serve(cycle)
 
     def _refuse(self, cycle: Any, error: GlassblockError) -> None:
         start_s, scope = time.perf_counter(), cycle.scope

@@ -70,28 +70,29 @@ class Heads:
     def __init__(self) -> None:
         self._heads = Recent[tuple[Head, int]](_MOST_HEADS)
 
-    def find(self, data: bytes) -> tuple[Head, bytes] | None:
-        """The head and the body of one whole request, if these bytes are one whose head is remembered.
+    def find(self, data: bytes) -> tuple[Head, bytes, int] | None:
+        """The head of a request, what has come of its body and how long that is, if the head is remembered.
 
         Args:
-            data: what came where a request begins.
+            data: what came where a request begins; of more than one whole request none is found.
         """
         end = data.find(_END, 0, _MOST_BYTES) + len(_END)
         found = self._heads.get(data[:end])
-        if found is None or len(data) != end + found[1]:
+        if found is None or len(data) > end + found[1]:
             return None
-        return found[0], data[end:]
+        return found[0], data[end:], found[1]
 
-    def learn(self, data: bytes, head: Head) -> None:
-        """Remembers a head that the parser has found in these bytes, where they are its request alone.
+    def learn(self, data: bytes, head: Head, body_bytes: int) -> None:
+        """Remembers the head of the one request in these bytes.
 
         Args:
-            data: what came where a request began; one whole request or several.
-            head: of the last of them.
+            data: what came where a request begins: all of it, or its head and a part of its body.
+            head: that the parser has found there.
+            body_bytes: that it has found to be body, after that head.
         """
         end = data.find(_END, 0, _MOST_BYTES) + len(_END)
         length = head.fields.get(b"content-length", b"0")
-        # The last head ends its body's length before the data does; if the first one ends there, it is the same.
-        alone = length.isdigit() and len(data) == end + int(length)
+        # Where a body is as long as its head says, it is all that follows; so the head is all that comes before.
+        alone = length.isdigit() and body_bytes == len(data) - end <= int(length)
         if alone and head.keeps_alive and _SECRETS.isdisjoint(head.fields):
             self._heads.put(data[:end], (head, int(length)))

@@ -3,38 +3,20 @@
 import asyncio
 import math
 from abc import abstractmethod
-from collections.abc import Callable, MutableMapping, Sized
+from collections.abc import Callable, MutableMapping
 from typing import Any, ClassVar, Literal
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.deadline import Deadline
 from service.errors import GlassblockError
+from service.flow import Flow
 from service.framing import combine, examine, explain, hold_url, late, too_many_lines, too_much
 from service.heads import NO_HEAD, Head, Heads, read_head
 from service.settings import Settings
 
 Scope = MutableMapping[str, Any]
-
-
-class Flow(FlowControl):
-    """Uvicorn's, which reads on after each answer: a packet's thousands of small requests would pile up without end.
-
-    Args:
-        transport: of the connection.
-        waiting: the requests that wait for their turn; nothing is read while there are any.
-    """
-
-    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
-        super().__init__(transport)
-        self._waiting = waiting
-
-    def resume_reading(self) -> None:
-        """Reads on, unless a request waits."""
-        if not self._waiting:
-            super().resume_reading()
 
 
 class Inlet(HttpToolsProtocol):
@@ -67,7 +49,9 @@ class Inlet(HttpToolsProtocol):
         self._deadline = Deadline(self.loop, self._on_late)
         self._held_bytes = self._discarded_bytes = 0
         self._unserved: RequestResponseCycle | None = None
-        self._only_piece: bytes | None = None  # of the body of `_unserved`
+        self._pieces: list[bytes] = []  # of the body of `_unserved`
+        self._begun = self._body_bytes = 0  # requests in what came last, and of the last one's body
+        self._missing_bytes = 0  # of the body behind a head that was known
 
     @abstractmethod
     def _begin(self) -> None:
@@ -83,10 +67,14 @@ class Inlet(HttpToolsProtocol):
         if (before := self._phase) in {"broken", "lingers"}:
             self._discard(len(data))
             return
+        if self._missing_bytes:
+            self._go_on(data)
+            return
         if before == "idle" and (known := self.heads.find(data)) is not None:
             self._take(*known)
             return
         self._held_bytes += len(data)
+        self._begun = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -98,22 +86,37 @@ class Inlet(HttpToolsProtocol):
             self._break(too_much(self._phase, self.settings))
         elif self._deadline.at_s == math.inf:
             self._await_client()
-        if before == "idle" and self._phase == "whole":
-            self.heads.learn(data, self._head)
+        if before == "idle" and self._begun == 1 and self._phase in {"body", "whole"}:
+            self.heads.learn(data, self._head, self._body_bytes)
         self._begin()
 
-    def _take(self, head: Head, body: bytes) -> None:
-        """A whole request whose head was read before: what the parser's callbacks do for it."""
+    def _take(self, head: Head, body: bytes, length: int) -> None:
+        """A request whose head was read before: what the parser's callbacks do for it."""
         self._discarded_bytes = 0
         self._open(head)
-        self._only_piece = body or None
-        self.on_message_complete()
+        self._enter("body")
+        self._missing_bytes = length
+        self._go_on(body)
+
+    def _go_on(self, data: bytes) -> None:
+        """More of its body, and perhaps what comes after."""
+        piece, rest = data[: self._missing_bytes], data[self._missing_bytes :]
+        self._missing_bytes -= len(piece)
+        if piece:
+            self.on_body(piece)
+        if not self._missing_bytes:
+            self.on_message_complete()
+        elif self._deadline.at_s == math.inf:
+            self._await_client()
         self._begin()
+        if rest:
+            self.data_received(rest)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         self.url, self.headers = b"", []
         self._discarded_bytes = 0
+        self._begun += 1
         self._enter("head")
 
     def on_url(self, url: bytes) -> None:
@@ -138,6 +141,7 @@ class Inlet(HttpToolsProtocol):
 
     def _open(self, head: Head) -> None:
         """Begins a request; behind one that is not answered yet, it waits."""
+        self._body_bytes = 0
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -177,24 +181,25 @@ class Inlet(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body, kept for who answers or, after an early answer, thrown away."""
         self._held_bytes = 0
+        self._body_bytes += len(body)
         if self.cycle.response_complete:
             self._discard(len(body))
-        elif self.cycle is self._unserved and self._only_piece is None and not self.cycle.body:
-            self._only_piece = body
+        elif self.cycle is self._unserved:
+            self._pieces.append(body)
         else:
-            self._pass_piece()
             super().on_body(body)
 
-    def _pass_piece(self) -> None:
-        """Puts a body's first piece, which is not the only one, where uvicorn has them."""
-        if self._only_piece is not None:
-            piece, self._only_piece = self._only_piece, None
+    def _pass_pieces(self) -> None:
+        """Puts what has come of a body that is not whole where uvicorn has it."""
+        for piece in self._pieces:
             super().on_body(piece)
+        self._pieces = []
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
-        if self._only_piece is not None:
-            self.scope["body"], self._only_piece = self._only_piece, None
+        if self._pieces:
+            self.scope["body"] = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces = []
         super().on_message_complete()
         self._enter("idle" if self.cycle.response_complete else "whole")
 
