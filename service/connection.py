@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.errors import GlassblockError, UnavailableError
 from service.heads import Heads
 from service.inlet import Inlet, Scope
-from service.logs import choose_request_id, note_request
+from service.logs import CLIENT_GONE, choose_request_id, note_request
 from service.outlet import Outlet
 from service.refusal import turn_away
 from service.reply import Reply, write_head
@@ -105,11 +105,11 @@ class Connection(Inlet):
             self._serve(cycle)
 
     def _refuse(self, cycle: Any, error: GlassblockError) -> None:
-        start_s, scope = time.perf_counter(), cycle.scope
+        scope = cycle.scope
         scope["request_id"] = choose_request_id(scope["fields"])
         reply = turn_away(scope, error)
-        note_request(scope, scope["method"], "none", reply.status, time.perf_counter() - start_s, len(reply.body))
         self._send(cycle, reply)
+        _note(scope, reply)
 
     def _serve(self, cycle: Any) -> None:
         """Has a request answered: in one piece where that can be, past uvicorn's way with pieces, else by the app."""
@@ -125,11 +125,15 @@ class Connection(Inlet):
         self.tasks.add(task)
 
     async def _answer(self, cycle: Any, answer: Answer) -> None:
-        reply = await answer(cycle.scope, cycle.receive)
-        if self.flow.write_paused:
-            await self.flow.drain()
-        if reply is not None and not cycle.disconnected:
-            self._send(cycle, reply)
+        reply = None
+        try:
+            reply = await answer(cycle.scope, cycle.receive)
+            if self.flow.write_paused:
+                await self.flow.drain()
+            if reply is not None and not cycle.disconnected:
+                self._send(cycle, reply)
+        finally:
+            _note(cycle.scope, reply)
 
     def _send(self, cycle: Any, reply: Reply) -> None:
         """Writes head and body at once: a system call costs a tenth of a small request."""
@@ -176,6 +180,13 @@ class Connection(Inlet):
             self.flow.resume_reading()
             self.transport.write_eof()
             self._deadline.set(LINGER_S)
+
+
+def _note(scope: Scope, reply: Reply | None) -> None:
+    """Logs and counts, right behind the answer: whoever asks for the metrics next finds it counted."""
+    status, answer_bytes = (reply.status, len(reply.body)) if reply else (CLIENT_GONE, 0)
+    duration_s = time.perf_counter() - scope["start_s"]
+    note_request(scope, scope["method"], scope.get("template", "none"), status, duration_s, answer_bytes)
 
 
 def _nothing() -> None:

@@ -70,7 +70,7 @@ class Heads:
     def __init__(self) -> None:
         self._heads = Recent[tuple[Head, int]](_MOST_HEADS)
 
-    def find(self, data: bytes) -> tuple[Head, bytes, int] | None:
+    def find(self, data: bytes) -> tuple[Head, memoryview, int] | None:
         """The head of a request, what has come of its body and how long that is, if the head is remembered.
 
         Args:
@@ -80,19 +80,19 @@ class Heads:
         found = self._heads.get(data[:end])
         if found is None or len(data) > end + found[1]:
             return None
-        return found[0], data[end:], found[1]
+        return found[0], memoryview(data)[end:], found[1]
 
     def learn(self, data: bytes, head: Head, body_bytes: int) -> None:
-        """Remembers the head of the one request in these bytes.
+        """Remembers a head that the parser has found in these bytes, where they are its request alone.
 
         Args:
-            data: what came where a request begins: all of it, or its head and a part of its body.
-            head: that the parser has found there.
-            body_bytes: that it has found to be body, after that head.
+            data: what came where a request begins: requests, the last of them perhaps without all of its body.
+            head: of the last of them.
+            body_bytes: of its body that have come.
         """
         end = data.find(_END, 0, _MOST_BYTES) + len(_END)
-        length = head.fields.get(b"content-length", b"0")
-        # Where a body is as long as its head says, it is all that follows; so the head is all that comes before.
+        length = b"" if b"transfer-encoding" in head.fields else head.fields.get(b"content-length", b"0")
+        # Behind the first head there is nothing but the last one's body: they are the same.
         alone = length.isdigit() and body_bytes == len(data) - end <= int(length)
         if alone and head.keeps_alive and _SECRETS.isdisjoint(head.fields):
             self._heads.put(data[:end], (head, int(length)))

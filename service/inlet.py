@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Callable, MutableMapping
 from typing import Any, ClassVar, Literal
@@ -49,9 +50,8 @@ class Inlet(HttpToolsProtocol):
         self._deadline = Deadline(self.loop, self._on_late)
         self._held_bytes = self._discarded_bytes = 0
         self._unserved: RequestResponseCycle | None = None
-        self._pieces: list[bytes] = []  # of the body of `_unserved`
-        self._begun = self._body_bytes = 0  # requests in what came last, and of the last one's body
-        self._missing_bytes = 0  # of the body behind a head that was known
+        self._pieces: list[bytes | memoryview] = []  # of the body of `_unserved`
+        self._body_bytes = self._missing_bytes = 0  # that have come, and that are to come behind a head that was known
 
     @abstractmethod
     def _begin(self) -> None:
@@ -68,13 +68,12 @@ class Inlet(HttpToolsProtocol):
             self._discard(len(data))
             return
         if self._missing_bytes:
-            self._go_on(data)
+            self._go_on(memoryview(data))
             return
         if before == "idle" and (known := self.heads.find(data)) is not None:
             self._take(*known)
             return
         self._held_bytes += len(data)
-        self._begun = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -86,11 +85,11 @@ class Inlet(HttpToolsProtocol):
             self._break(too_much(self._phase, self.settings))
         elif self._deadline.at_s == math.inf:
             self._await_client()
-        if before == "idle" and self._begun == 1 and self._phase in {"body", "whole"}:
+        if before == "idle" and self._phase in {"body", "whole"}:
             self.heads.learn(data, self._head, self._body_bytes)
         self._begin()
 
-    def _take(self, head: Head, body: bytes, length: int) -> None:
+    def _take(self, head: Head, body: memoryview, length: int) -> None:
         """A request whose head was read before: what the parser's callbacks do for it."""
         self._discarded_bytes = 0
         self._open(head)
@@ -98,7 +97,7 @@ class Inlet(HttpToolsProtocol):
         self._missing_bytes = length
         self._go_on(body)
 
-    def _go_on(self, data: bytes) -> None:
+    def _go_on(self, data: memoryview) -> None:
         """More of its body, and perhaps what comes after."""
         piece, rest = data[: self._missing_bytes], data[self._missing_bytes :]
         self._missing_bytes -= len(piece)
@@ -110,13 +109,12 @@ class Inlet(HttpToolsProtocol):
             self._await_client()
         self._begin()
         if rest:
-            self.data_received(rest)
+            self.data_received(bytes(rest))
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         self.url, self.headers = b"", []
         self._discarded_bytes = 0
-        self._begun += 1
         self._enter("head")
 
     def on_url(self, url: bytes) -> None:
@@ -157,6 +155,7 @@ class Inlet(HttpToolsProtocol):
             "headers": head.headers,
             "fields": head.fields,
             "state": {},
+            "start_s": time.perf_counter(),
         }
         before = self.cycle
         self.cycle = RequestResponseCycle(
@@ -178,7 +177,7 @@ class Inlet(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
-    def on_body(self, body: bytes) -> None:
+    def on_body(self, body: bytes | memoryview) -> None:
         """A piece of the body, kept for who answers or, after an early answer, thrown away."""
         self._held_bytes = 0
         self._body_bytes += len(body)
@@ -187,18 +186,18 @@ class Inlet(HttpToolsProtocol):
         elif self.cycle is self._unserved:
             self._pieces.append(body)
         else:
-            super().on_body(body)
+            super().on_body(body)  # type: ignore[arg-type]  # which a bytearray takes either way
 
     def _pass_pieces(self) -> None:
         """Puts what has come of a body that is not whole where uvicorn has it."""
         for piece in self._pieces:
-            super().on_body(piece)
+            super().on_body(piece)  # type: ignore[arg-type]
         self._pieces = []
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
         if self._pieces:
-            self.scope["body"] = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self.scope["body"] = b"".join(self._pieces)
             self._pieces = []
         super().on_message_complete()
         self._enter("idle" if self.cycle.response_complete else "whole")

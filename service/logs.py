@@ -153,7 +153,6 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start_s = time.perf_counter()
         scope["request_id"] = request_id = choose_request_id(scope["fields"])
         seen = {"status": CLIENT_GONE, "bytes": 0}
         answered = False
@@ -167,22 +166,22 @@ class RequestLog:
                 seen["bytes"] += len(message.get("body", b""))
                 if not message.get("more_body", False):  # before it goes: who has the answer finds it counted
                     answered = True
-                    self._note(scope, seen, time.perf_counter() - start_s)
+                    self._note(scope, seen)
             await send(message)
 
         try:
             await self._app(scope, receive, send_and_note)
         finally:
             if not answered:
-                self._note(scope, seen, time.perf_counter() - start_s)
+                self._note(scope, seen)
 
-    def _note(self, scope: _Message, seen: dict[str, int], duration_s: float) -> None:
+    def _note(self, scope: _Message, seen: dict[str, int]) -> None:
         note_request(
             scope,
             scope["method"],
             getattr(scope.get("route"), "path", "none"),
             seen["status"],
-            duration_s,
+            time.perf_counter() - scope["start_s"],
             seen["bytes"],
         )
 

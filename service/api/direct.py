@@ -1,6 +1,5 @@
 """Routes whose requests go through the pipeline: called by their path alone, answered in one piece."""
 
-import time
 from collections.abc import Iterable
 from functools import lru_cache, partial
 
@@ -59,22 +58,15 @@ class Direct:
         return self._routes.get("/".join(pieces)), dict(zip(("model", "version"), values, strict=False))
 
     async def _answer(self, route: APIRoute, scope: Scope, receive: Receive) -> Reply | None:
-        """The answer, which is logged and counted; None if the client has gone."""
-        start_s, reply = time.perf_counter(), None
+        """The answer; None if the client has gone."""
         scope["request_id"] = logs.choose_request_id(scope["fields"])
         try:
-            reply = await self._door.through(scope, receive, partial(self._call, route, scope))
+            return await self._door.through(scope, receive, partial(self._call, route, scope))
         except GlassblockError as error:
-            reply = turn_away(scope, error)
+            return turn_away(scope, error)
         except Exception as error:  # noqa: BLE001 - the last handler of routes that are not FastAPI's to answer
             _log.error("a request failed", route=route.path, exc_info=error)
-            reply = turn_away(scope, bug())
-        finally:
-            status, size_bytes = (reply.status, len(reply.body)) if reply else (logs.CLIENT_GONE, 0)
-            logs.note_request(
-                scope, "POST", scope.get("template", "none"), status, time.perf_counter() - start_s, size_bytes
-            )
-        return reply
+            return turn_away(scope, bug())
 
     async def _call(self, route: APIRoute, scope: Scope, body: bytes) -> Reply:
         async def receive() -> Message:

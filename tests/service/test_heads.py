@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.connection import _PATIENCE_S
 from service.framing import combine
 from service.heads import Head, Heads, read_head
 from tests.server import Server
@@ -64,7 +65,7 @@ def known(*requests: bytes) -> Heads:
     heads = Heads()
     for data in requests:
         found = Parsed(data)
-        if len(found.heads) == 1:
+        if found.heads:
             heads.learn(data, found.heads[-1], len(found.body))
     return heads
 
@@ -116,6 +117,13 @@ def test_what_came_behind_something_else_is_not_taken_for_the_first_of_it(before
     assert heads.find(GOOD_BEFORE) is None
 
 
+@pytest.mark.parametrize("before", [b"\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", GOOD_BEFORE])
+def test_a_head_whose_body_has_not_come_whole_is_not_taken_for_what_came_before_it(before: bytes) -> None:
+    data = before + HEAD + b"Content-Length: 1000\r\n\r\nabc"
+    assert known(data).find(before) is None
+    assert known(data).find(data) is None
+
+
 @given(st.sampled_from([b"", b"hello", b"\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"]), st.integers(1, 20))
 def test_a_request_is_found_again_by_its_head_whatever_there_is_of_its_body_and_not_if_it_is_longer(
     body: bytes, size: int
@@ -125,10 +133,10 @@ def test_a_request_is_found_again_by_its_head_whatever_there_is_of_its_body_and_
     found = heads.find(head + bytes(len(body)))
     assert found is not None
     assert found[0].path == "/v1/models/tiny/forward"
-    assert found[1:] == (bytes(len(body)), len(body))
+    assert (bytes(found[1]), found[2]) == (bytes(len(body)), len(body))
     part = heads.find(head + body[: size - 1])
     assert part is not None
-    assert part[1:] == (body[: size - 1], len(body))
+    assert (bytes(part[1]), part[2]) == (body[: size - 1], len(body))
     assert heads.find(head[:-size]) is None
     assert heads.find(head + body + b"x" * size) is None
 
@@ -141,12 +149,13 @@ def test_a_request_is_found_again_by_its_head_whatever_there_is_of_its_body_and_
         b"Cookie: secret",
         b"Connection: close",
         b"Connection: upgrade\r\nUpgrade: h2c",
+        b"Transfer-Encoding: chunked",
         b"X-Long: " + b"x" * 2048,
     ],
 )
-def test_secrets_long_heads_and_what_ends_the_connection_are_not_kept(line: bytes) -> None:
+def test_secrets_long_heads_bodies_of_any_length_and_what_ends_the_connection_are_not_kept(line: bytes) -> None:
     data = HEAD + line + b"\r\n\r\n"
-    assert Parsed(data).whole
+    assert len(Parsed(data).heads) == 1
     assert known(data).find(data) is None
 
 
@@ -178,6 +187,49 @@ def test_behind_a_known_head_each_body_gets_its_own_answer_however_it_comes(
                 time.sleep(0.01)  # so that it is read by itself
             assert _ask(connection, pieces[-1]).body == first.body, turn
             assert _ask(connection, HEAD + LENGTH + OTHER).body == other.body
+
+
+def test_behind_a_known_head_a_body_that_takes_longer_than_patience_is_read_piece_by_piece(server: Server) -> None:
+    with connect(server) as connection:
+        first = _ask(connection, HEAD + LENGTH + GOOD)
+        for _ in range(2):
+            for piece in (HEAD + LENGTH + GOOD[:3], GOOD[3:9], GOOD[9:-1]):
+                connection.sendall(piece)
+                time.sleep(2 * _PATIENCE_S)
+            assert _ask(connection, GOOD[-1:]).body == first.body
+
+
+def test_what_comes_with_the_last_byte_of_a_body_behind_a_known_head_is_the_next_request(server: Server) -> None:
+    with connect(server) as connection:
+        first, other = (_ask(connection, HEAD + LENGTH + body) for body in (GOOD, OTHER))
+        connection.sendall(HEAD + LENGTH + GOOD[:-1])
+        time.sleep(0.01)
+        assert _ask(connection, GOOD[-1:] + HEAD + LENGTH + OTHER + HEAD + LENGTH + GOOD[:-1]).body == first.body
+        assert read_one(connection).body == other.body
+        assert _ask(connection, GOOD[-1:]).body == first.body
+
+
+def test_a_whole_request_does_not_wait_for_the_body_of_the_one_behind_it(server: Server) -> None:
+    took_s = []
+    with connect(server) as connection:
+        for _ in range(5):
+            start_s = time.monotonic()
+            _ask(connection, HEAD + LENGTH + GOOD + HEAD + LENGTH + GOOD[:-1])
+            took_s.append(time.monotonic() - start_s)
+            _ask(connection, GOOD[-1:])
+    assert min(took_s) < _PATIENCE_S
+
+
+def test_behind_a_known_head_who_waits_to_be_told_to_go_on_is_told_at_once(server: Server) -> None:
+    head, took_s = HEAD + b"Expect: 100-continue\r\n" + LENGTH, []
+    with connect(server) as connection:
+        for _ in range(5):
+            start_s = time.monotonic()
+            connection.sendall(head)
+            assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            took_s.append(time.monotonic() - start_s)
+            _ask(connection, GOOD)
+    assert min(took_s) < _PATIENCE_S
 
 
 def _ask(connection: socket.socket, data: bytes) -> Answer:
