@@ -10,11 +10,11 @@ from service.shedding import SHED_CODES
 _Scope = MutableMapping[str, Any]
 
 
-def as_reply(scope: _Scope, error: GlassblockError) -> Reply:
+def as_reply(scope: _Scope, error: GlassblockError, *, closes: bool = False) -> Reply:
     """The answer to a request that was read and cannot be served; notes the error's code in its scope."""
     scope["error_code"] = error.code
     headers = {"Content-Type": "application/json", **error.headers}
-    return Reply(error.status, headers, error.body(scope["request_id"]))
+    return Reply(error.status, headers, error.body(scope["request_id"]), closes)
 
 
 def turn_away(scope: _Scope, error: GlassblockError) -> Reply:
@@ -23,7 +23,7 @@ def turn_away(scope: _Scope, error: GlassblockError) -> Reply:
     After a shed request it stays open, unless the client may send no body, and what comes is dropped.
     """
     closes = error.code not in SHED_CODES or b"expect" in scope["fields"]
-    return as_reply(scope, error)._replace(closes=closes)
+    return as_reply(scope, error, closes=closes)
 
 
 async def refuse(scope: _Scope, send: Callable[[_Scope], Awaitable[None]], error: GlassblockError) -> None:
