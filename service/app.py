@@ -18,7 +18,7 @@ from service.api import operations, page, v1, v2, v2_repository
 from service.api.direct import Direct
 from service.api.document import DescribedAPI
 from service.codec.inference_request import PROBES
-from service.errors import GlassblockError, MethodNotAllowedError, NotFoundError, StartError, bug
+from service.errors import DeviceLostError, GlassblockError, MethodNotAllowedError, NotFoundError, StartError, bug
 from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle
 from service.memory import trim
@@ -203,6 +203,8 @@ def _as_start_error() -> Iterator[None]:
         raise StartError(f"{error.filename}: {error.strerror}") from error
     except MemoryError as error:
         raise StartError(f"out of memory while loading: {error}") from error
+    except DeviceLostError as error:
+        raise StartError(f"the device is lost: {error}") from error
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -105,7 +105,7 @@ class Inlet(HttpToolsProtocol):
             self.on_body(piece)
         if not self._missing_bytes:
             self.on_message_complete()
-        elif self._deadline.at_s == math.inf:
+        if self._deadline.at_s == math.inf:
             self._await_client()
         self._begin()
         if rest:

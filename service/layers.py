@@ -1,5 +1,7 @@
 """The layers' graphs: loaded on first use, one layer's tensors in memory at a time, changed on their way if asked."""
 
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from service.manifest import POSITIONS, ModelSpec
 from service.memory import trim
 from service.session import Session, Stop
 from service.tensors import Batch, Float32Array, Output
+
+LOAD_AGAIN_S = 10.0  # after there was no memory for graphs: a load takes seconds, in which nobody else is run
 
 _log = logs.get("layers")
 
@@ -29,29 +33,43 @@ class Layers:
         self._spec = spec
         self._load = load
         self._sessions: dict[str, Session] = {}
-        self._refused = False  # remembered: a second reading of the files would be as bad
+        # What a failed load is answered with, and until when: a second reading of bad files would be as bad.
+        self._refusal, self._refused_until_s = ("", ""), 0.0
 
     def load(self, graphs: Iterable[str]) -> None:
         """Loads these graphs, where they are not loaded yet."""
         if missing := [graph for graph in graphs if graph not in self._sessions]:
-            self._sessions |= self._load(missing)
-            trim()  # the files' bytes
+            try:
+                self._sessions |= self._load(missing)
+            finally:
+                trim()  # the files' bytes
 
     def prepare(self, depth: int, edits: Edits) -> None:
         """Loads what a run as far as layer `depth` needs.
 
         Raises:
-            UnavailableError: a file is not as its manifest says.
+            UnavailableError: a file is not as its manifest says, or there was no memory for it just now.
         """
-        try:
-            if not self._refused:
-                self.load([self._graph(layer, edits) for layer in range(depth + 1)])
-        except StartError as error:
-            _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
-            self._refused = True
-        if self._refused:
-            message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
-            raise UnavailableError(message, code="layers_unavailable")
+        graphs = [self._graph(layer, edits) for layer in range(depth + 1)]
+        if self._sessions.keys() >= set(graphs):
+            return
+        if time.monotonic() >= self._refused_until_s:
+            try:
+                self.load(graphs)
+            except StartError as error:
+                message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
+                self._refuse(error, message, "layers_unavailable", math.inf)
+            except MemoryError as error:
+                message = "out of memory for the layers' graphs; ask for block_output alone, or later"
+                self._refuse(error, message, "out_of_memory", time.monotonic() + LOAD_AGAIN_S)
+            else:
+                return
+        message, code = self._refusal
+        raise UnavailableError(message, code=code)
+
+    def _refuse(self, error: Exception, message: str, code: str, until_s: float) -> None:
+        _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
+        self._refusal, self._refused_until_s = (message, code), until_s
 
     def run(
         self, layer: int, names: Sequence[str], hidden_states: Float32Array, batch: Batch, edits: Edits, stop: Stop

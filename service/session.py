@@ -99,6 +99,7 @@ class Session:
         place: file of the graph, for messages.
 
     Raises:
+        DeviceLostError: nothing more can be run, by this session or another.
         MemoryError: of the device or the host, there is too little for the weights.
         StartError: onnxruntime refuses the graph, or the provider is not to be had.
     """
@@ -127,6 +128,8 @@ class Session:
                 enable_fallback=0,
             )
         except ERRORS as error:
+            if provider == "cuda" and _is_device_lost():
+                raise DeviceLostError(f"{place}: {first_line(error)}") from error
             if _NO_MEMORY.search(str(error)):
                 raise MemoryError(f"{place}: {first_line(error)}") from error
             raise StartError(f"{place}: onnxruntime refuses it: {first_line(error)}") from error
@@ -151,7 +154,8 @@ class Session:
         try:
             results: list[np.ndarray[Any, Any]] = self._session.run(list(outputs), dict(feeds), stop and stop.options)
         except ERRORS as error:
-            if self.provider == _PROVIDERS["cuda"] and _is_device_lost():
+            told = stop is not None and stop.is_told()  # then it has failed for that; the driver waits for all models
+            if self.provider == _PROVIDERS["cuda"] and not told and _is_device_lost():
                 raise DeviceLostError(first_line(error)) from error
             if _NO_MEMORY.search(str(error)):
                 raise MemoryError(str(error)) from error

@@ -1,5 +1,6 @@
 """What becomes of CUDA's errors, as far as it takes no device to tell; on one: tests/gpu."""
 
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from service import app, session
 from service.app import load_models
 from service.edit import Edits
-from service.errors import DeviceLostError, StartError
-from service.layers import Layers
+from service.errors import DeviceLostError, StartError, UnavailableError
+from service.layers import LOAD_AGAIN_S, Layers
 from service.manifest import read_manifest
 from service.session import Session, Stop, first_line
 from service.settings import read_settings
@@ -36,18 +37,12 @@ def as_if_on_cuda(artifact: Callable[[str], Path]) -> Session:
     return made
 
 
-def run(on: Session, stop: Stop | None = None) -> None:
+def run(on: Session, mask: type[np.generic] = np.int64, stop: Stop | None = None) -> None:
     feeds: dict[str, NDArray[Any]] = {
         "hidden_states": np.ones((1, 2, 8), np.float32),
-        "attention_mask": np.ones((1, 2), np.int64),
+        "attention_mask": np.ones((1, 2), mask),
     }
     on.run(["block_output"], feeds, stop)
-
-
-def stopped() -> Stop:
-    stop = Stop()
-    stop.stop()
-    return stop
 
 
 def test_cudas_reason_is_told_without_host_and_source() -> None:
@@ -60,17 +55,28 @@ def test_a_failed_run_is_the_loss_of_the_device_where_cuda_says_so(
     monkeypatch.setattr(session, "_is_device_lost", lambda: True)
     run(as_if_on_cuda)
     with pytest.raises(DeviceLostError):
-        run(as_if_on_cuda, stopped())
+        run(as_if_on_cuda, np.bool_)
 
 
 def test_a_failed_run_is_that_runs_alone_where_the_device_goes_on(
     as_if_on_cuda: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "_is_device_lost", lambda: False)
-    with pytest.raises(session.ERRORS, match="terminate") as failed:
-        run(as_if_on_cuda, stopped())
+    with pytest.raises(session.ERRORS, match="Unexpected input data type") as failed:
+        run(as_if_on_cuda, np.bool_)
     assert not isinstance(failed.value, DeviceLostError)
     run(as_if_on_cuda)
+
+
+def test_of_a_run_that_was_told_to_end_the_device_is_not_asked(
+    as_if_on_cuda: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_is_device_lost", lambda: True)
+    stop = Stop()
+    stop.stop()
+    with pytest.raises(session.ERRORS, match="terminate") as failed:
+        run(as_if_on_cuda, stop=stop)
+    assert not isinstance(failed.value, DeviceLostError)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +100,27 @@ def test_a_lack_of_memory_is_known_whoever_tells_it(
         run(as_if_on_cuda)
 
 
-def test_layers_that_found_no_memory_are_loaded_by_a_later_request(artifact: Callable[[str], Path]) -> None:
+def test_layers_that_found_no_memory_are_loaded_a_while_later_and_not_for_every_request_until_then(
+    artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loads: list[list[str]] = []
 
     def load(graphs: Iterable[str]) -> dict[str, Session]:
         loads.append([*graphs])
         if len(loads) == 1:
             raise MemoryError
-        return {}
+        return dict.fromkeys(graphs, as_any)
 
+    as_any: Any = object()
     spec = read_manifest((artifact("tiny") / "manifest.json").read_bytes(), "tiny")
     layers = Layers(spec, load)
-    with pytest.raises(MemoryError):
-        layers.prepare(1, Edits([], spec))
+    for _ in range(5):
+        with pytest.raises(UnavailableError, match="out of memory") as refused:
+            layers.prepare(1, Edits([], spec))
+        assert refused.value.code == "out_of_memory"
+    assert len(loads) == 1
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + LOAD_AGAIN_S)
     layers.prepare(1, Edits([], spec))
     assert loads == [["layers/0.onnx", "layers/1.onnx"]] * 2
 

@@ -127,6 +127,20 @@ def full(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield server
 
 
+def test_a_client_that_is_silent_after_a_refused_body_is_closed_as_any_idle_one(models: Path, tmp_path: Path) -> None:
+    short = running(models, tmp_path, max_in_flight=1, body_timeout_s=600, idle_timeout_s=0.5)
+    with short as server, connect(server) as holder, connect(server) as connection:
+        holder.sendall(UNSENT + b" " * 80_000)
+        until_in_flight(server, 1)
+        for _ in range(3):  # from the second on its head is known
+            connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 1000)
+            assert read_one(connection).failure() == IN_FLIGHT
+            connection.sendall(b" " * 89_000)
+        start_s = time.monotonic()
+        assert connection.recv(1) == b""
+        assert time.monotonic() - start_s < 5
+
+
 def test_refused_requests_of_one_packet_are_answered_in_order_and_each_leaves_one_line(full: Server) -> None:
     packed = [
         HEAD + b"X-Request-ID: packed-%d\r\nContent-Length: %d\r\n\r\n" % (i, len(GOOD)) + GOOD for i in range(50)

@@ -71,16 +71,24 @@ def read_all(connection: socket.socket) -> list[Answer]:
 
 def read_one(connection: socket.socket) -> Answer:
     """The next answer, of a server that has no other to give yet."""
+    (answer,) = read_some(connection, 1)
+    return answer
+
+
+def read_some(connection: socket.socket, count: int) -> list[Answer]:
+    """The next answers, of a server that has no more to give yet."""
     data = b""
-    while True:
+    answers: list[Answer] = []
+    while len(answers) < count:
         chunk = connection.recv(2**20)
         assert chunk, "the server has closed the connection"
         data += chunk
-        head, _, body = data.partition(b"\r\n\r\n")
-        if b"\r\n\r\n" in data and len(body) >= _length(head):
-            answer, rest = _split(data)
-            assert rest == b""
-            return answer
+        while _is_whole(data):
+            answer, data = _split(data)
+            answers.append(answer)
+    assert data == b""
+    assert len(answers) == count
+    return answers
 
 
 def exchange(server: Server, data: bytes) -> list[Answer]:
@@ -95,6 +103,11 @@ def _split(data: bytes) -> tuple[Answer, bytes]:
     status, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     return Answer(int(status.split()[1]), headers, rest[: _length(head)]), rest[_length(head) :]
+
+
+def _is_whole(data: bytes) -> bool:
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return bool(end) and len(rest) >= _length(head)
 
 
 def _length(head: bytes) -> int:
