@@ -34,7 +34,8 @@ class Layers:
         self._load = load
         self._sessions: dict[str, Session] = {}
         # What a failed load is answered with, and until when: a second reading of bad files would be as bad.
-        self._refusal, self._refused_until_s = ("", ""), 0.0
+        self._refusal: UnavailableError | None = None
+        self._refused_until_s = 0.0
 
     def load(self, graphs: Iterable[str]) -> None:
         """Loads these graphs, where they are not loaded yet."""
@@ -58,18 +59,19 @@ class Layers:
                 self.load(graphs)
             except StartError as error:
                 message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
-                self._refuse(error, message, "layers_unavailable", math.inf)
+                self._refuse(error, UnavailableError(message, code="layers_unavailable"), math.inf)
             except MemoryError as error:
                 message = "out of memory for the layers' graphs; ask for block_output alone, or later"
-                self._refuse(error, message, "out_of_memory", time.monotonic() + LOAD_AGAIN_S)
+                refusal = UnavailableError(message, code="out_of_memory")
+                self._refuse(error, refusal, time.monotonic() + LOAD_AGAIN_S)
             else:
-                return
-        message, code = self._refusal
-        raise UnavailableError(message, code=code)
+                self._refusal = None
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)  # or it would grow by each
 
-    def _refuse(self, error: Exception, message: str, code: str, until_s: float) -> None:
+    def _refuse(self, error: Exception, refusal: UnavailableError, until_s: float) -> None:
         _log.error("layers cannot be loaded", model=self._spec.name, reason=str(error))
-        self._refusal, self._refused_until_s = (message, code), until_s
+        self._refusal, self._refused_until_s = refusal, until_s
 
     def run(
         self, layer: int, names: Sequence[str], hidden_states: Float32Array, batch: Batch, edits: Edits, stop: Stop
