@@ -30,7 +30,7 @@ class Coalescing:
         """
         self._stirred = True  # behind this one in its packet may be others, which are refused a turn each
         self._rest_s = min(_SHARE * wait_s, LONGEST_REST_S)
-        if not self._turning:
+        if self._rest_s > 0 and not self._turning:
             self._turning = True
             asyncio.get_running_loop().call_soon(self._turn)
 
