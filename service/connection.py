@@ -21,7 +21,7 @@ Answer = Callable[[Scope, Callable[[], Awaitable[Any]]], Awaitable[Reply | None]
 
 LINGER_S = 2.0  # for the client to read an answer that came before its request was whole
 FAREWELL_S = 0.3  # for a request that crosses with the end of the server, on a connection that was idle
-_PATIENCE_S = 0.02  # for a body to come whole, before it is read piece by piece: docs/decisions/0040
+PATIENCE_S = 0.02  # for a body to come whole, before it is read piece by piece: docs/decisions/0040
 _SHORT_BYTES = 4096  # of a body, whose copy costs less than a second piece
 
 
@@ -93,7 +93,7 @@ class Connection(Inlet):
         if not is_coming or cycle.waiting_for_100_continue:
             self._serve_unserved()
         elif self._patience is None:
-            self._patience = self.loop.call_later(_PATIENCE_S, self._serve_unserved)
+            self._patience = self.loop.call_later(PATIENCE_S, self._serve_unserved)
 
     def _serve_unserved(self) -> None:
         if self._patience is not None:

@@ -38,7 +38,7 @@ _ORIGIN = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) |\
 # What onnxruntime, CUDA and its libraries say where there is not enough of it, on the host or on the device.
 _NO_MEMORY = re.compile(r"Failed to allocate memory|bad_alloc|out of memory|ALLOC(ATION)?_FAILED")
 _CUDA_SUCCESS, _CUDA_NO_CONTEXT = 0, 201  # this thread has asked nothing of the device yet
-_CUDA_REASON = re.compile(r"\b(CUDA|CU\w+) failure \d+: [^;\n]*[^;\s]")
+_CUDA_REASON = re.compile(r"\bCU\w+ failure \d+: [^;\n]*[^;\s]")
 WEIGHTS_FILE = "weights.data"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 rounds products to 10 bits, which is not the float32 that was proven. Each session keeps memory of its own on the

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.connection import _PATIENCE_S
+from service.connection import PATIENCE_S
 from service.framing import combine
 from service.heads import Head, Heads, read_head
 from tests.server import Server
@@ -195,7 +195,7 @@ def test_behind_a_known_head_a_body_that_takes_longer_than_patience_is_read_piec
         for _ in range(2):
             for piece in (HEAD + LENGTH + GOOD[:3], GOOD[3:9], GOOD[9:-1]):
                 connection.sendall(piece)
-                time.sleep(2 * _PATIENCE_S)
+                time.sleep(2 * PATIENCE_S)
             assert _ask(connection, GOOD[-1:]).body == first.body
 
 
@@ -217,7 +217,7 @@ def test_a_whole_request_does_not_wait_for_the_body_of_the_one_behind_it(server:
             _ask(connection, HEAD + LENGTH + GOOD + HEAD + LENGTH + GOOD[:-1])
             took_s.append(time.monotonic() - start_s)
             _ask(connection, GOOD[-1:])
-    assert min(took_s) < _PATIENCE_S
+    assert min(took_s) < PATIENCE_S
 
 
 def test_behind_a_known_head_who_waits_to_be_told_to_go_on_is_told_at_once(server: Server) -> None:
@@ -229,7 +229,7 @@ def test_behind_a_known_head_who_waits_to_be_told_to_go_on_is_told_at_once(serve
             assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
             took_s.append(time.monotonic() - start_s)
             _ask(connection, GOOD)
-    assert min(took_s) < _PATIENCE_S
+    assert min(took_s) < PATIENCE_S
 
 
 def _ask(connection: socket.socket, data: bytes) -> Answer:
