@@ -219,7 +219,7 @@ def test_a_body_in_chunks_of_one_byte_costs_no_memory(server: Server, unharmed: 
     exchange(server, data)
     before = process.memory_info().rss
     assert [answer.status for answer in exchange(server, data)] == [200]
-    assert process.memory_info().rss - before < 2**20
+    assert process.memory_info().rss - before < 4 * 2**20  # allocators grow by a MiB at a time
 
 
 def test_a_trailer_is_no_header(server: Server, unharmed: httpx.Client) -> None:
