@@ -139,12 +139,13 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self) -> None:
         while not self._ended.is_set():
+            closing = self._closing  # asked before: what came until then is in the queue
             self._batch = self._queue.take()
             if self._batch:
                 self._answer(self._batch)
                 if self._queue.load.tokens < self._engine.batch_tokens:  # or the next batch would be no larger
                     self._loop.breathe()
-            elif self._closing or self._ended.is_set():
+            elif closing or self._ended.is_set():
                 break
             else:
                 self._queue.wait()

@@ -152,6 +152,7 @@ class Connection(Inlet):
 
     def shutdown(self) -> None:
         """Closes an idle connection soon: what comes until then is told so; a busy one closes after its answer."""
+        self._leaving = True
         if self._phase == "idle":
             self._deadline.set(FAREWELL_S)
         elif self._phase != "head":

@@ -49,6 +49,7 @@ class Inlet(HttpToolsProtocol):
         self._phase: Literal["idle", "head", "body", "whole", "broken", "lingers"] = "idle"
         self._deadline = Deadline(self.loop, self._on_late)
         self._held_bytes = self._discarded_bytes = 0
+        self._leaving = False
         self._unserved: RequestResponseCycle | None = None
         self._pieces: list[bytes | memoryview] = []  # of the body of `_unserved`
         self._body_bytes = self._missing_bytes = 0  # that have come, and that are to come behind a head that was known
@@ -168,7 +169,7 @@ class Inlet(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=head.fields.get(b"expect", b"").lower() == b"100-continue",
-            keep_alive=head.keeps_alive,
+            keep_alive=head.keeps_alive and not self._leaving,
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
@@ -211,9 +212,11 @@ class Inlet(HttpToolsProtocol):
         """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
         if self._phase == "idle":
             self._deadline.set(self.settings.idle_timeout_s)
+        elif self.pipeline:
+            return  # nothing is read
         elif self._phase == "head":
             self._deadline.set(self.settings.header_timeout_s)
-        elif self._phase == "body" and not self.pipeline:
+        elif self._phase == "body":
             self._deadline.set(self.settings.body_timeout_s)
 
     def _on_late(self) -> None:

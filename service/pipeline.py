@@ -128,6 +128,7 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     hidden_states = request.hidden_states
     if hidden_states is None and model.front is not None and request.input_ids is not None:
         hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids, request.attention_mask)
+        hold_queue(model.batcher.load, settings)  # others have come meanwhile
     wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
     sequences: list[Sequence] = []

@@ -27,6 +27,9 @@ class Places:
         if self._taken >= (limit := self._settings.max_in_flight):
             message = f"{limit} requests are under way already; try again in a moment"
             raise shed(message, 1.0, self._settings, code="in_flight")
+        self._hold_bytes(size_bytes)
+
+    def _hold_bytes(self, size_bytes: int) -> None:
         if self._bytes + size_bytes > (limit := max(self._settings.max_bodies_bytes, self._settings.max_body_bytes)):
             message = f"the bodies under way take {limit:,} bytes with this one, or more; try again in a moment"
             raise shed(message, 1.0, self._settings, code="bodies_full")
@@ -39,6 +42,15 @@ class Places:
         """
         self.hold(size_bytes)
         self._taken += 1
+        self._bytes += size_bytes
+
+    def grow(self, size_bytes: int) -> None:
+        """Counts what a body under way takes beyond what was known of it; given back by `leave` too.
+
+        Raises:
+            OverloadedError: it takes too much, beside the others.
+        """
+        self._hold_bytes(size_bytes)
         self._bytes += size_bytes
 
     def leave(self, size_bytes: int) -> None:

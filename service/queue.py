@@ -135,9 +135,11 @@ class Queue(Generic[Item, Result]):
         while self._inbox:
             bisect.insort(self._line, self._inbox.popleft(), key=lambda entry: entry.place)
         now_s = time.monotonic()
-        live = [entry for entry in self._line if not entry.future.done() and entry.deadline_s > now_s]
-        if len(live) < len(self._line):
-            self._drop([entry for entry in self._line if entry.future.done() or entry.deadline_s <= now_s])
+        live, gone = list[Entry[Item, Result]](), list[Entry[Item, Result]]()
+        for entry in self._line:  # looked at once, since the loop may cancel it at any moment
+            (gone if entry.future.done() or entry.deadline_s <= now_s else live).append(entry)
+        if gone:
+            self._drop(gone)
         same = [entry for entry in live if entry.kind == live[0].kind][:_CANDIDATES]
         batch = [same[index] for index in self._choose([entry.length for entry in same])] if same else []
         taken = set(map(id, batch))

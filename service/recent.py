@@ -1,5 +1,6 @@
 """What is remembered of late, and no more than so much."""
 
+import threading
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -7,7 +8,7 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """Values by key; beyond the limit, the one that was put first is forgotten.
+    """Values by key; beyond the limit, the one that was put first is forgotten. For any thread.
 
     Args:
         most: how many.
@@ -16,6 +17,7 @@ class Recent(Generic[Value]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._values: dict[Hashable, Value] = {}
+        self._putting = threading.Lock()
 
     def get(self, key: Hashable) -> Value | None:
         """What was put, if it is remembered."""
@@ -23,6 +25,7 @@ class Recent(Generic[Value]):
 
     def put(self, key: Hashable, value: Value) -> None:
         """Remembers."""
-        while len(self._values) >= self._most:
-            self._values.pop(next(iter(self._values)))
-        self._values[key] = value
+        with self._putting:
+            while len(self._values) >= self._most:
+                self._values.pop(next(iter(self._values)))
+            self._values[key] = value

@@ -15,14 +15,7 @@ from service import logs
 from service.api.direct import describe
 from service.api.grpc_calls import CALLS, HEALTH, SERVICE, Served, find_named, health_of
 from service.codec.inference_proto import ProtoExchange, read_name
-from service.errors import (
-    BodyTooLargeError,
-    DeadlineError,
-    GlassblockError,
-    StartError,
-    UnsupportedError,
-    bug,
-)
+from service.errors import BodyTooLargeError, DeadlineError, GlassblockError, StartError, UnsupportedError, bug
 from service.framing import combine, late
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
@@ -183,15 +176,19 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         if path in _PROBE_PATHS:
             return await self._work(path, await self._read(context))
         self._served.lifecycle.hold_open()
-        self._places.take(0)  # its message is read by grpc, which holds it against max_body_bytes alone
+        self._places.take(0)  # of its message grpc tells nothing until it is whole
+        size_bytes = 0
         task = asyncio.current_task()
         try:
             if task:
                 self._calls.add(task)
-            return await self._work(path, await self._read(context))
+            body = await self._read(context)
+            self._places.grow(len(body))
+            size_bytes = len(body)
+            return await self._work(path, body)
         finally:
             self._calls.discard(task)
-            self._places.leave(0)
+            self._places.leave(size_bytes)
 
     async def _read(self, context: Any) -> bytes:
         settings = self._served.settings
@@ -223,10 +220,13 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         data, timings = await answer(asked.model, body, exchange, self._served.settings)
         return data, describe(asked.model, timings)
 
-    async def _watch(self, body: bytes, _context: Any) -> AsyncIterator[bytes]:
+    async def _watch(self, body: bytes, context: Any) -> AsyncIterator[bytes]:
         """The health of a service now and whenever it changes, until the server closes."""
         call, last = CALLS[_CHECK], ""
-        service = call.request.FromString(body).service
+        try:
+            service = call.read(body).service
+        except GlassblockError as error:
+            await context.abort(_CODES[error.status], error.sentence, _metadata(_describe(error)))
         while True:
             status = health_of(self._served, service) or "SERVICE_UNKNOWN"
             if status != last:

@@ -153,7 +153,7 @@ async def _answer(request: Request, asked: Asked) -> Reply:
     wanted = choose_encoding(fields.get(b"accept-encoding", b"").decode("latin-1"))
     body: bytes = (await request.receive())["body"]  # whole, by the door
     if came:
-        body = await asyncio.to_thread(inflate, body, came, request.app.state.settings.max_body_bytes)
+        body = await _inflate(request, body, came)
     data, timings = await answer(asked.model, body, exchange, request.app.state.settings)
     headers = describe(asked.model, timings)
     if exchange.answer_header_length is not None:
@@ -164,6 +164,15 @@ async def _answer(request: Request, asked: Asked) -> Reply:
     kind = "json" if exchange.answer_header_length is None else "octet-stream"
     headers["Content-Type"] = f"application/{kind}"
     return Reply(200, headers, data)
+
+
+async def _inflate(request: Request, body: bytes, encoding: str) -> bytes:
+    """The body as it was; what it takes now is counted as what it took before, until the door gives it all back."""
+    state = request.app.state
+    whole = await asyncio.to_thread(inflate, body, encoding, state.settings.max_body_bytes)
+    state.places.grow(len(whole) - len(body))
+    request.scope["under_way"] += len(whole) - len(body)
+    return whole
 
 
 @router.api_route("/logging", methods=_ANY, include_in_schema=False)

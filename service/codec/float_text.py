@@ -35,12 +35,14 @@ def read(body: bytes, start: int) -> tuple[tuple[Float32Array, ...], int] | None
         such list: bad syntax, another depth, an element that is no number, uneven or empty rows, a number beyond
         float64, more than `MAX_SEQUENCES` sequences.
     """
-    middle = body.find(b"]", (start + len(body)) // 2) + 1 if len(body) - start >= _HALVED_BYTES else 0
+    stop = _find_end(body, start, len(body))
+    middle = body.find(b"]", (start + stop) // 2, stop) + 1 if stop - start >= _HALVED_BYTES else 0
     if not (middle and body[middle - 2 : middle - 1].isdigit()):  # else it may close more than a row
         return _read_part(body, start, len(body))
     second = _OTHER.submit(_read_part, body, middle, len(body), resumed=True)
     first = _read_part(body, start, middle)
     if first is None or first[1] != middle:  # the list is wrong, or ends in the first half
+        second.cancel()
         return first
     rest = second.result()
     arrays = rest and _join(first[0], rest[0])
@@ -58,12 +60,14 @@ def read_flat(body: bytes, start: int) -> tuple[Float32Array, int] | None:
         The numbers [count], and the place after the list's closing bracket. None if there is no such list: bad syntax,
         an empty list, an element that is no number, a number beyond float64.
     """
-    middle = body.find(b",", (start + len(body)) // 2) + 1 if len(body) - start >= _HALVED_BYTES else 0
+    stop = _find_end(body, start, len(body))
+    middle = body.find(b",", (start + stop) // 2, stop) + 1 if stop - start >= _HALVED_BYTES else 0
     if not middle:
         return _read_numbers(body, start, len(body))
     second = _OTHER.submit(_read_numbers, body, middle, len(body), resumed=True)
     first = _read_numbers(body, start, middle)
     if first is None or first[1] != middle:  # the list is wrong, or ends in the first half
+        second.cancel()
         return first
     rest = second.result()
     return rest and (np.concatenate((first[0], rest[0])), rest[1])
@@ -92,6 +96,12 @@ def write(array: Float32Array) -> tuple[bytes | memoryview, ...] | None:
 Arrays = tuple[Float32Array, ...]
 
 
+def _find_end(body: bytes, start: int, stop: int) -> int:
+    """Where a list of numbers has ended at the latest: none has a quote in it."""
+    end = body.find(b'"', start, stop)
+    return stop if end < 0 else end
+
+
 def _read_part(body: bytes, start: int, stop: int, *, resumed: bool = False) -> tuple[Arrays, int] | None:
     """Reads on from `start` until the list ends, or a row at `stop`, if that is not the end of the body.
 
@@ -101,7 +111,7 @@ def _read_part(body: bytes, start: int, stop: int, *, resumed: bool = False) -> 
         stop: the end of the text that is read.
         resumed: the first array goes on with the sequence of the row before, and may be empty.
     """
-    most = (stop - start) // 2 + 1  # a number and its comma are two bytes at least
+    most = (_find_end(body, start, stop) - start) // 2 + 1  # a number and its comma are two bytes at least
     values = np.empty(most, np.float32)
     shapes = np.empty((min(most, MAX_SEQUENCES), 2), np.int64)
     position = ctypes.c_int64(start)
@@ -126,7 +136,7 @@ def _read_numbers(body: bytes, start: int, stop: int, *, resumed: bool = False) 
         stop: the end of the text that is read.
         resumed: whether the list began before.
     """
-    values = np.empty((stop - start) // 2 + 1, np.float32)  # a number and its comma are two bytes at least
+    values = np.empty((_find_end(body, start, stop) - start) // 2 + 1, np.float32)  # as in _read_part
     position = ctypes.c_int64(start)
     count = _C.read_numbers(body, stop, position, resumed, stop < len(body), values.ctypes.data)
     return None if count < 0 else (values[:count], position.value)

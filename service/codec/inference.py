@@ -36,10 +36,12 @@ class Known:
 
     Attributes:
         head: read, and held against the model.
+        tensors: what it asks for, without hidden states.
         answer_head: the JSON of their answers.
     """
 
     head: Head
+    tensors: Tensors
     answer_head: bytes
 
 
@@ -63,7 +65,7 @@ class Exchange:
     answer_header_length: int | None = None
     _head: Head = _RAW
     _known: Known | None = None
-    _new: tuple[bytes, bool] | None = None  # the key of a head that may be remembered
+    _new: Tensors | None = None  # of a head that may be remembered, by their key
 
     def decode(self, body: bytes) -> Tensors:
         """Reads a request.
@@ -88,7 +90,7 @@ class Exchange:
         if known is None or len(behind) != known.head.inputs[0].size_bytes:
             return self._read(text, behind)
         self._known = known
-        return Tensors(hidden_states=read_floats(known.head.inputs[0], behind), key=key)
+        return known.tensors._replace(hidden_states=read_floats(known.head.inputs[0], behind))
 
     def _read(self, text: bytes, behind: memoryview | None) -> Tensors:
         head_text, numbers = cut_numbers(text)
@@ -101,8 +103,9 @@ class Exchange:
         first, *others = head.inputs
         if others or first.data is not None or len(text) > _REMEMBERED_BYTES:
             return tensors
-        self._new = text, self.probes
-        return tensors._replace(key=self._new)
+        tensors = tensors._replace(key=(text, self.probes))
+        self._new = tensors._replace(hidden_states=None)
+        return tensors
 
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
         """Writes the answer: JSON, and behind it the outputs that were asked for as bytes.
@@ -133,7 +136,7 @@ class Exchange:
         text.append(b"]}")
         head = b"".join(text)
         if self._new is not None and len(binary) == len(result.outputs) and len(head) <= _REMEMBERED_BYTES:
-            self.heads.put(self._new, Known(self._head, head))
+            self.heads.put(self._new.key, Known(self._head, self._new, head))
         return self._join(head, behind)
 
     def _join(self, head: bytes, behind: list[NDArray[Any]]) -> bytes:

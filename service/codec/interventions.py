@@ -70,12 +70,21 @@ def check_shape(shape: Sequence[int], batch_size: int, place: str) -> None:
     Raises:
         IllegalRequestError: the first size is neither 1 nor the batch's, or there are more than any value has.
     """
-    if not 1 <= len(shape) <= MOST_AXES:
-        message = f"expected a shape of 1 to {MOST_AXES} sizes, got {len(shape)}"
-        raise IllegalRequestError(message, code="wrong_shape", at=f"{place}.shape")
+    check_rank(len(shape), f"{place}.shape")
     if shape[0] not in {1, batch_size}:
         message = f"expected 1, for all sequences, or {batch_size}, one for each, got {shape[0]}"
         raise IllegalRequestError(message, code="wrong_shape", at=f"{place}.shape[0]")
+
+
+def check_rank(rank: int, place: str) -> None:
+    """Holds the number of a tensor's axes against what a value may have; before its sizes are multiplied.
+
+    Raises:
+        IllegalRequestError: none, or too many.
+    """
+    if not 1 <= rank <= MOST_AXES:
+        message = f"expected a shape of 1 to {MOST_AXES} sizes, got {rank}"
+        raise IllegalRequestError(message, code="wrong_shape", at=place)
 
 
 def from_tensors(tensors: Iterable[tuple[str, Sequence[Float32Array], str]]) -> tuple[Intervention, ...]:

@@ -16,7 +16,7 @@ import simdjson
 from service.codec import nested_json, raw
 from service.codec.envelope import parse, read_fields, read_whole, wrong_type
 from service.codec.float_text import MAX_SEQUENCES
-from service.codec.interventions import MOST, split_name, too_many
+from service.codec.interventions import MOST, check_rank, split_name, too_many
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.request import Tensors
 
@@ -170,12 +170,14 @@ def _read_entry(name: str, where: str, value: Any, data_bytes: int) -> Entry:
 
 
 def _read_sizes(value: Any, names: Sequence[str] | None, place: str, least: int) -> tuple[int, ...]:
-    """Whole numbers: as many as there are names, or any."""
+    """Whole numbers: as many as there are names, or as an intervention's tensor may have."""
     if not isinstance(value, simdjson.Array):
         raise wrong_type("a list", value, place)
     if names is not None and len(value) != len(names):
         message = f"expected {len(names)} whole numbers ({', '.join(names)}), got {len(value)}"
         raise IllegalRequestError(message, code="wrong_shape", at=place)
+    if names is None:
+        check_rank(len(value), place)
     return tuple(read_whole(size, f"{place}[{index}]", least) for index, size in enumerate(value))
 
 

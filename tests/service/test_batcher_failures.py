@@ -1,12 +1,15 @@
 """What fails in a batch fails alone, and a loop that ends tells everyone."""
 
 import asyncio
+import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import DeviceLostError, GlassblockError, IllegalRequestError, UnavailableError
+from service.queue import Queue
 from tests.service.fake_runs import FakeEngine, FakeJob, GatedRun, counted, started, take_all, until
 
 RUN_FAILED = "the run failed; this is a bug of the server"
@@ -275,3 +278,35 @@ def test_every_live_entry_is_answered_exactly_once_with_its_own_value_whatever_t
     assert {told(found[item]) for item in of_fate("out of memory")} <= {(503, "out_of_memory", OUT_OF_MEMORY)}
     assert all(isinstance(found[item], asyncio.CancelledError) for item in of_fate("gone early"))
     assert not {item for batch in run.batches for item in batch} & set(of_fate("gone early"))
+
+
+def test_who_comes_just_before_the_batcher_closes_is_run_whatever_its_thread_looks_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def close_between_two_looks() -> object:
+        loop, coming = asyncio.get_running_loop(), threading.Event()
+        futures = list[asyncio.Future[object]]()
+        take = Queue.take
+
+        def come_and_close(batcher: Any) -> None:
+            futures.append(batcher.submit(1, "kind", 3))
+            batcher.close()
+            coming.set()
+
+        def take_and_be_overtaken(queue: Any) -> list[Any]:
+            found: list[Any] = take(queue)
+            if armed.is_set() and not coming.is_set():
+                loop.call_soon_threadsafe(come_and_close, batcher)
+                coming.wait(5)
+            return found
+
+        monkeypatch.setattr(Queue, "take", take_and_be_overtaken)
+        async with started(GatedRun()) as batcher:
+            await asyncio.sleep(0.02)
+            armed.set()
+            batcher._queue.wake()
+            await until(lambda: futures)
+            return await asyncio.wait_for(futures[0], 5)
+
+    armed = threading.Event()
+    assert getattr(asyncio.run(close_between_two_looks()), "value", None) == 10

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.codec import float_text
-from service.codec.float_text import LIBRARY, read, write
+from service.codec.float_text import LIBRARY, read, read_flat, write
+from service.codec.inference_input import cut_numbers
 
 DIGITS = st.text("0123456789", min_size=1, max_size=30)
 EXPONENTS = st.builds(
@@ -181,3 +182,22 @@ def test_the_table_of_powers_is_what_python_computes() -> None:
             scaled *= 2
         expected.append(-(-scaled.numerator * 2**63 // scaled.denominator))
     assert found == expected
+
+
+def test_a_short_list_takes_no_room_for_the_text_behind_its_quote(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float_text, "_OTHER", None)  # nor a second thread
+    behind = b',"data":[' + b"1," * 10**6
+    for text, parse in ((b"[1]", read_flat), (b"[[[1]]]", read)):
+        found = parse(text + behind, 0)
+        assert found
+        array = found[0] if parse is read_flat else found[0][0]
+        assert isinstance(array, np.ndarray)
+        assert isinstance(array.base, np.ndarray)
+        assert array.base.size < 10
+        assert parse(text[:-1] + b"x" + behind, 0) is None
+
+
+def test_so_many_lists_as_no_request_has_are_left_to_the_parser() -> None:
+    text = b'"data":[1] ' * 2**13
+    assert len(cut_numbers(text)[1]) == 2**13
+    assert cut_numbers(text + b'"data":[1]') == (text + b'"data":[1]', {})

@@ -280,3 +280,9 @@ def test_who_sends_ten_megabytes_that_were_refused_can_read_why(server: Server, 
             time.sleep(0.02)
         (answer,) = read_all(connection)
     assert answer.failure()[:2] == (413, "body_too_large")
+
+
+def test_a_length_may_have_more_zeros_than_python_reads_digits(server: Server, unharmed: httpx.Client) -> None:
+    length = b"0" * 5000 + b"%d" % len(GOOD)
+    (answer,) = exchange(server, HEAD + b"Connection: close\r\nContent-Length: " + length + b"\r\n\r\n" + GOOD)
+    assert answer.status == 200

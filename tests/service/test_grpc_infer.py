@@ -294,6 +294,8 @@ def test_live_ready_and_health_tell_of_server_and_models(caller: Grpc) -> None:
     watching = caller.channel.unary_stream(HEALTH + "Watch")(b"", timeout=5)
     assert next(watching) == b"\x08\x01"
     watching.cancel()
+    with pytest.raises(grpc.RpcError, match=r"expected a message of the protocol, as protobuf writes it"):
+        next(caller.channel.unary_stream(HEALTH + "Watch")(b"\xff\xff", timeout=5))
     with pytest.raises(grpc.RpcError, match=r"expected the name of a model, .*Service, or none - at service"):
         caller.health("none")
 

@@ -1,8 +1,10 @@
 """What was read, checked and answered before is not read and checked again, and nothing of an answer shows it."""
 
 import itertools
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -183,3 +185,35 @@ def test_as_many_are_remembered_as_were_put_last() -> None:
     for number in range(10):
         recent.put(number, number * number)
     assert [recent.get(number) for number in range(10)] == [None] * 7 + [49, 64, 81]
+
+
+def test_more_sequences_than_are_remembered_get_what_their_head_asks_for_again(client: httpx.Client) -> None:
+    rows = np.random.default_rng(1).standard_normal((65, 2, 8)).astype(np.float32)
+    body, headers = framed_states(rows, "layers.0.query")
+    first, second = (ask_binary(client, body, headers, "tiny.probes").content for _ in range(2))
+    assert first == second
+
+
+def test_a_known_head_gets_what_it_asks_for_after_the_checks_of_its_like_were_forgotten(client: httpx.Client) -> None:
+    body, headers = framed_states(ROWS, "layers.0.query")
+    before = ask_binary(client, body, headers, "tiny.probes").content
+    for timeout_s in range(60, 60 + 300):
+        other = {"hidden_states": ROWS.tolist(), "timeout_s": timeout_s}
+        assert client.post("/v1/models/tiny/forward", json=other).status_code == 200
+    assert ask_binary(client, body, headers, "tiny.probes").content == before
+
+
+def test_any_thread_may_put_what_is_remembered() -> None:
+    recent = Recent[int](3)
+
+    def put(first: int) -> None:
+        for number in range(first, first + 20_000):
+            recent.put(number, number)
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(put, (0, 10**6))) == [None, None]
+    finally:
+        sys.setswitchinterval(interval_s)

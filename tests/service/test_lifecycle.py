@@ -52,6 +52,17 @@ def test_sigterm_lets_requests_in_flight_finish_with_their_full_answers(models: 
         assert server.wait(2) == 0
 
 
+def test_a_connection_that_goes_on_asking_after_sigterm_is_closed(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, FAULTY) as server, server.client() as client:
+        assert client.get("/livez").headers.get("connection") != "close"
+        with in_flight(server, HELD):
+            server.send(signal.SIGTERM)
+            start_s = time.monotonic()
+            while client.get("/livez").headers.get("connection") != "close":
+                assert time.monotonic() - start_s < 1
+                time.sleep(0.05)
+
+
 def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, drain_delay_s=1.5) as server, server.client() as client:
         assert client.get("/readyz").status_code == 200

@@ -5,6 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -129,3 +130,23 @@ def test_whoever_comes_later_than_an_entrys_place_is_behind_it_for_good(
     places = {entry.item: entry.place for entry in entries}
     arrivals = {entry.item: entry.submitted_s for entry in entries}
     assert all(arrivals[earlier] <= places[later] for earlier, later in itertools.combinations(served, 2))
+
+
+class Leaving(asyncio.Future[Any]):
+    """A future whose client leaves as soon as someone has looked whether it has."""
+
+    def done(self) -> bool:
+        """Whether it had left before."""
+        before = super().done()
+        self.cancel()
+        return before
+
+
+def test_who_leaves_while_a_batch_is_taken_is_counted_out_once() -> None:
+    waiting = Waiting()
+    loop = asyncio.new_event_loop()
+    waiting.put(1).future = Leaving(loop=loop)
+    waiting.put(2)
+    waiting.take_all()
+    loop.close()
+    assert waiting.queue.load == (0, 0)

@@ -438,3 +438,9 @@ def test_a_tensor_whose_name_is_taken_is_refused(name: str) -> None:
     with pytest.raises(IllegalRequestError) as caught:
         encode(result, "m", "1")
     assert caught.value.sentence == f"in safetensors {name} means something else: ask for layers.0.{name} - at {name}"
+
+
+def test_a_shape_of_more_sizes_than_any_tensor_has_is_refused_before_they_are_multiplied() -> None:
+    entry = {"dtype": "F32", "shape": [10**18] * 300, "data_offsets": [0, 0]}
+    with pytest.raises(IllegalRequestError, match=r"expected a shape of 1 to 9 sizes, got 300"):
+        decode(write({"layers.0.query.scale": entry}, b""))

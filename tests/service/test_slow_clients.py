@@ -17,7 +17,7 @@ from tests.server import Server, link_models, running
 from tests.service.faulty_service import SLOW
 from tests.service.log_lines import lines_of
 from tests.service.refusal import GOOD, hidden_states, post
-from tests.service.wire import HEAD, REQUEST, connect, read_all, read_one, until_served
+from tests.service.wire import HEAD, REQUEST, connect, read_all, read_one, read_some, until_served
 
 DEADLINE_S = 0.4
 DEADLINES = dict.fromkeys(("idle_timeout_s", "header_timeout_s", "body_timeout_s", "answer_timeout_s"), DEADLINE_S)
@@ -227,3 +227,14 @@ def test_a_server_without_descriptors_serves_who_is_there_and_recovers(
             time.sleep(0.5)
             assert process.cpu_times().user - before_s < 0.25
         assert until_served(server) < 5  # a client that comes while the others are being closed is turned away
+
+
+def test_a_head_that_waits_behind_other_requests_has_its_time_once_they_are_answered(server: Server) -> None:
+    slow = hidden_states(json.dumps([[[0.5] * 8] * SLOW]))
+    with connect(server) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(slow) + slow)
+        time.sleep(0.05)
+        connection.sendall(REQUEST + REQUEST[:10])
+        time.sleep(0.05)
+        connection.sendall(REQUEST[10:])
+        assert [answer.status for answer in read_some(connection, 3)] == [200, 200, 200]
