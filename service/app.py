@@ -64,8 +64,8 @@ class Application:
         self.lifecycle = Lifecycle()
         self.repository = Repository()
         self.grpc_port: int | None = None
-        places = Places(settings)
-        api = self._api(places)
+        api = self._api()
+        api.state.places = places = Places(settings)
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
         self.openapi = api.openapi
         self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)
@@ -73,7 +73,7 @@ class Application:
         self.direct = Direct(api, [*v1.forward_router.routes, *v2.infer_router.routes], self.door)
         self.asgi: ASGIApp = logs.RequestLog(self.door)
 
-    def _api(self, places: Places) -> DescribedAPI:
+    def _api(self) -> DescribedAPI:
         api = DescribedAPI(
             title="Glassblock",
             version=__version__,
@@ -85,7 +85,7 @@ class Application:
             telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         )
         api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
-        api.state.load, api.state.places = self._load_fitting, places
+        api.state.load = self._load_fitting
         faces = (v1.router, v1.forward_router, v2.router, v2.infer_router, v2_repository.router)
         for router in (*faces, operations.router, page.router):
             # include_router would make every route anew at the first request, and hold the event loop for 0.1 s.

@@ -207,7 +207,7 @@ def test_any_thread_may_put_what_is_remembered() -> None:
     recent = Recent[int](3)
 
     def put(first: int) -> None:
-        for number in range(first, first + 20_000):
+        for number in range(first, first + 200_000):
             recent.put(number, number)
 
     interval_s = sys.getswitchinterval()

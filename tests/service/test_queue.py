@@ -145,8 +145,8 @@ class Leaving(asyncio.Future[Any]):
 def test_who_leaves_while_a_batch_is_taken_is_counted_out_once() -> None:
     waiting = Waiting()
     loop = asyncio.new_event_loop()
-    waiting.put(1).future = Leaving(loop=loop)
-    waiting.put(2)
+    waiting.put(1).future.cancel()
+    waiting.put(2).future = Leaving(loop=loop)
     waiting.take_all()
     loop.close()
     assert waiting.queue.load == (0, 0)
