@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from export import ExportError
-from export.options import Options, is_hub_id, make_source
+from export.options import Options, is_hub_id, make_source, word_of
 from export.place import Place
 from export.proof import ParityError, Proof
 from export.report import Steps, parity_table
@@ -31,6 +31,7 @@ def _option(text: str, panel: str | None = None, flag: str | None = None) -> obj
 
 @app.command()
 def export(  # noqa: PLR0913 - each argument is an option of the command line
+    context: typer.Context,
     *,
     origin: Annotated[str | None, typer.Argument(metavar="[FROM]", help="A folder, file, import path, hub id.")] = None,
     source: Annotated[_SOURCES | None, _option("Where the weights come from; auto for a folder or a hub id.")] = None,
@@ -71,7 +72,7 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     asked = {key: value for key, value in locals().items() if key in Options.__dataclass_fields__}
     console = Console(stderr=True)
     if default:
-        _export_default(models, cache, console)
+        _export_default(context, models, cache, console)
         return
     if source is None and origin is not None:
         _hold_folder(origin)
@@ -79,6 +80,14 @@ def export(  # noqa: PLR0913 - each argument is an option of the command line
     if source is None or (name is None and source != "minilm"):
         raise ExportError("give a folder or --source, and --name; or --default for the default model")
     _export(Options(**asked), Place(models, name or "minilm", version), console, overwrite=overwrite)
+
+
+def _refuse_beside_default(context: typer.Context) -> None:
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and option.name not in {"default", "models", "cache"}:
+            raise ExportError(f"{word_of(str(option.name))} does not go with --default")
 
 
 def _hold_folder(origin: str) -> None:
@@ -106,12 +115,15 @@ def _export(options: Options, place: Place, console: Console, *, overwrite: bool
     except ParityError as error:
         _print_proof(error.proof)
         raise
+    except OSError as error:
+        raise ExportError(_reason(error, place.folder)) from error
     _print_proof(proof)
     Console().print(f"{place.folder} is written", highlight=False, soft_wrap=True)
 
 
-def _export_default(models: Path, cache: Path | None, console: Console) -> None:
+def _export_default(context: typer.Context, models: Path, cache: Path | None, console: Console) -> None:
     """The default model `minilm`; where its package cannot be had, `seeded`, and a sentence that says so."""
+    _refuse_beside_default(context)
     minilm, seeded = Place(models, "minilm"), Place(models, "seeded")
     if minilm.folder.exists():
         console.print(f"{minilm.folder} is there already", highlight=False, soft_wrap=True)
@@ -139,6 +151,13 @@ def _end(signum: int) -> NoReturn:
     sys.exit(128 + signum)
 
 
+def _reason(error: OSError, place: Path | None = None) -> str:
+    """The system's error as a sentence: the file, or `place` where it names none, and why."""
+    reason = error.strerror or str(error).partition("\n")[0] or type(error).__name__
+    where = place if error.filename is None else error.filename
+    return reason if where is None else f"{where}: {reason}"
+
+
 def main() -> None:
     """The command `glassblock-export`: exit code 0, or 1 with one sentence on stderr, 2 for a wrong option."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -147,8 +166,9 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # where --source module looks first, as `python -m` does
     try:
         app(prog_name="glassblock-export")
-    except ExportError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+    except (ExportError, OSError) as error:
+        sentence = _reason(error) if isinstance(error, OSError) else str(error)
+        Console(stderr=True).print(f"error: {sentence}", style="red", highlight=False, soft_wrap=True, markup=False)
         sys.exit(1)
 
 

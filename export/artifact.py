@@ -4,15 +4,17 @@ import json
 import os
 import platform
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 from export import ExportError, memory, onnx_file, parity, probes, session
-from export.golden import make_golden
+from export.golden import hold_length, make_golden
 from export.parity_of_overrides import prove_overrides
 from export.parity_of_text import prove_text
 from export.place import Place, file_sha256
@@ -27,12 +29,13 @@ def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool 
     """Exports `source` into its place and proves it; on any failure the place is as it was.
 
     Raises:
-        ExportError: The version exists and `overwrite` is false, or the export or its proof failed.
+        ExportError: The version exists and `overwrite` is false, a sequence can be no longer than 2, or the export or
+            its proof failed.
     """
-    if place.folder.exists() and not overwrite:
-        raise ExportError(f"{place.folder} exists already; give another --version, or --overwrite")
+    _hold_free(place.folder, overwrite=overwrite)
+    hold_length(source.max_sequence_length, "max_position_embeddings")
     memory.prepare(source.weights_bytes)
-    with _staged(place.folder) as folder:
+    with _staged(place.folder, overwrite=overwrite) as folder:
         onnx_file.write_graphs(source, folder, step)
         if source.text:
             shutil.copyfile(source.text.tokenizer, folder / "text" / "tokenizer.json")
@@ -47,6 +50,11 @@ def write_artifact(source: Source, place: Place, step: Step, *, overwrite: bool 
         _write_json(folder / "manifest.json", _manifest(source, place, proof, folder))
         _sync(folder)
     return proof
+
+
+def _hold_free(folder: Path, *, overwrite: bool) -> None:
+    if folder.exists() and not overwrite:
+        raise ExportError(f"{folder} exists already; give another --version, or --overwrite")
 
 
 def _manifest(source: Source, place: Place, proof: Proof, folder: Path) -> dict[str, Any]:
@@ -122,26 +130,38 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
+def _staged(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder beside `folder`, renamed into its place at the end, removed with all it made on any failure."""
-    made = [parent for parent in (folder.parent.parent, folder.parent) if not parent.exists()]
+    made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Its name begins with a dot, which no version does: a server never takes it for one.
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         staging.chmod(0o755)
         yield staging
-        _swap(staging, folder)
+        with _undisturbed():
+            _hold_free(folder, overwrite=overwrite)  # another export may have come first
+            _swap(staging, folder)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        _remove_empty(made)
+        with _undisturbed():
+            shutil.rmtree(staging, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):  # somebody else's files are in there
+                    parent.rmdir()
         raise
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in reversed(folders):
-        if not any(folder.iterdir()):
-            folder.rmdir()
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What is short and must not stay half done: SIGINT and SIGTERM are ignored, which the main thread alone can do."""
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _swap(staging: Path, folder: Path) -> None:

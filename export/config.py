@@ -16,6 +16,8 @@ FeedForwardKind = Literal["mlp", "glu"]
 QueryKeyNorm = Literal["none", "rms"]
 Mask = Literal["bidirectional", "causal"]
 Parallel = Literal["none", "one_norm", "two_norms"]
+# The most that is computed with; the largest models have some hundred layers, and a billion numbers in a matrix.
+MAX_LAYERS, _MAX_NUMBERS = 4096, 2**31
 # What the state dict of a PyTorch encoder does not tell.
 TOLD = ("num_attention_heads", "placement", "hidden_act", "norm_eps", "final_norm_eps")
 
@@ -67,9 +69,10 @@ class BlockConfig:
             sent, hidden ones too. None is all (Beltagy et al. 2020, arXiv:2004.05150).
 
     Raises:
-        ValueError: A size below 1, an epsilon that is not positive, a word outside its list, key-value heads that
-            do not divide the heads, more rotary dims than head_dim, a parallel block that is not pre-norm, a layer
-            scale in a sandwich, or buckets that the distances of the mask do not fill.
+        ValueError: A size below 1 or above 2^24, sizes of a matrix above 2^31 numbers, an epsilon that is not positive,
+            a word outside its list, key-value heads that do not divide the heads, more rotary dims than head_dim, a
+            parallel block that is not pre-norm, a layer scale in a sandwich, or buckets that the distances of the mask
+            do not fill.
     """
 
     hidden_size: int
@@ -114,6 +117,8 @@ class BlockConfig:
             raise ValueError(f"rotary.dims must be at most head_dim {self.head_dim}, got {self.rotary.dims}")
         if self.relative_bias:
             self.relative_bias.hold(causal=self.mask == "causal")
+        if self._numbers() > _MAX_NUMBERS:
+            raise ValueError(f"a block's largest matrix or table must have at most {_MAX_NUMBERS} numbers")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -136,6 +141,13 @@ class BlockConfig:
         """Every field by its name, as the manifest holds it."""
         return dataclasses.asdict(self)
 
+    def _numbers(self) -> int:
+        """Of the largest matrix or table."""
+        widest = max(self.num_attention_heads * max(self.head_dim, self.value_head_dim), self.intermediate_size)
+        turned = self.rotary.max_position_embeddings * self.rotary.dims if self.rotary else 0
+        biased = self.relative_bias.num_buckets * self.num_attention_heads if self.relative_bias else 0
+        return max(self.hidden_size * widest, turned, biased)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackConfig:
@@ -148,7 +160,7 @@ class StackConfig:
         final_norm_bias: Whether the final norm adds a bias, if it is a LayerNorm.
 
     Raises:
-        ValueError: No layers, layers of different hidden_size, or a value of the wrong kind.
+        ValueError: No layers or more than MAX_LAYERS, layers of different hidden_size, or a value of the wrong kind.
     """
 
     layers: tuple[BlockConfig, ...]
@@ -159,6 +171,8 @@ class StackConfig:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("a stack needs at least one layer")
+        if len(self.layers) > MAX_LAYERS:
+            raise ValueError(f"a stack must have at most {MAX_LAYERS} layers")
         sizes = sorted({layer.hidden_size for layer in self.layers})
         if len(sizes) > 1:
             raise ValueError(f"layers of one stack must share hidden_size, got {sizes}")
@@ -196,6 +210,8 @@ class StackConfig:
         count = fields.get("num_layers", 1)
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"num_layers must be an integer of at least 1, got {count!r}")
+        if count > MAX_LAYERS:
+            raise ValueError(f"num_layers must be an integer of at most {MAX_LAYERS}")
         block = {key: value for key, value in fields.items() if key not in own and key != "num_layers"}
         stack = {key: value for key, value in fields.items() if key in own}
         return cls(layers=(BlockConfig.from_dict(block),) * count, **stack)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
+# Far above every model that is known, and small enough that torch counts with it.
+MAX_SIZE, _MAX_NUMBER = 2**24, 1e18
+
 
 def refuse_unknown(cls: type, fields: Mapping[str, Any]) -> None:
     """Holds the names of fields to those of a dataclass.
@@ -25,7 +28,8 @@ def check_fields(config: Any, before: str = "") -> None:
     """Holds each field of a dataclass to its kind.
 
     Args:
-        config: Made of literals, booleans, sizes (int, at least 1), positive numbers (float) and what may be None.
+        config: Made of literals, booleans, sizes (int, 1 to MAX_SIZE), positive numbers (float, at most 1e18) and what
+            may be None.
         before: What stands before a field's name in the message.
 
     Raises:
@@ -35,7 +39,7 @@ def check_fields(config: Any, before: str = "") -> None:
         _check_field(f"{before}{field.name}", field.type, getattr(config, field.name))
 
 
-def _check_field(name: str, kind: Any, value: object) -> None:
+def _check_field(name: str, kind: Any, value: Any) -> None:
     if isinstance(kind, UnionType):
         if value is None:
             return
@@ -48,7 +52,19 @@ def _check_field(name: str, kind: Any, value: object) -> None:
         raise ValueError(f"{name} must be true or false, got {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if kind is float and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")
-    ):
+    if kind is int and value > MAX_SIZE:
+        raise ValueError(f"{name} must be an integer of at most {MAX_SIZE}")
+    if kind is float:
+        check_number(name, value)
+
+
+def check_number(name: str, value: object) -> None:
+    """Holds a number to what all of torch can take, an integer that JSON spells with 400 digits among it.
+
+    Raises:
+        ValueError: It is none, not positive, or above 1e18.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if value > _MAX_NUMBER:
+        raise ValueError(f"{name} must be a positive number of at most {_MAX_NUMBER:g}")

@@ -12,6 +12,19 @@ from export.sources import Source
 
 # Two lengths, so that padding is part of the proof, and a hole in the second.
 MASKS = ((1, 1, 1), (1, 0))
+_LONGEST = max(len(mask) for mask in MASKS)
+
+
+def hold_length(most: int | None, name: str) -> None:
+    """Holds the longest sequence that a source takes, None for any, to the golden request's.
+
+    Raises:
+        ExportError: It is below; names it by `name`.
+    """
+    if most is not None and most < _LONGEST:
+        raise ExportError(
+            f"{name} must be at least {_LONGEST}, the length of the artifact's golden request; got {most}"
+        )
 
 
 def make_golden(source: Source) -> dict[str, Any]:

@@ -118,9 +118,13 @@ def make_source(options: Options) -> Source:
     takes, make = _TAKES[options.source]
     for field in fields(options):
         if field.name not in {*takes, "source"} and getattr(options, field.name) is not None:
-            word = "FROM" if field.name == "origin" else f"--{field.name.replace('_', '-')}"
-            raise ExportError(f"{word} does not go with --source {options.source}")
+            raise ExportError(f"{word_of(field.name)} does not go with --source {options.source}")
     return make(options)
+
+
+def word_of(option: str) -> str:
+    """An option as it stands at the command line."""
+    return "FROM" if option == "origin" else f"--{option.replace('_', '-')}"
 
 
 def _origin(options: Options, what: str) -> str:

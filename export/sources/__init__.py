@@ -12,6 +12,7 @@ from export.probes import TensorSpec, inputs
 if TYPE_CHECKING:  # its import takes seconds, and what is refused before a source is made needs none of it
     from torch import nn
 
+_LONGEST = 64  # characters of --layers; Python makes no number of thousands of digits
 Has = Callable[[str], bool]  # whether a folder has a file of this name, which may be brought there first
 
 
@@ -108,6 +109,8 @@ def parse_layers(text: str | None, count: int) -> tuple[int, int]:
     """
     if text is None:
         return 0, count
+    if len(text) > _LONGEST:
+        raise ExportError(f"--layers must be FIRST:END, half-open, as 2:5; got {len(text)} characters")
     first, colon, end = text.partition(":")
     if not (colon and (first or "0").isdecimal() and (end or "0").isdecimal()):
         raise ExportError(f"--layers must be FIRST:END, half-open, as 2:5; got {text!r}")

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from export import ExportError
 from export.config import Activation
+from export.fields import MAX_SIZE
 
 # Hugging Face's names of activations, and ours. Its "gelu" is the exact one.
 ACTIVATIONS: dict[str, Activation] = {
@@ -57,8 +58,8 @@ class Config:
         self._path, self._fields, self._part = path, fields, part
         self._read: set[str] = set()
 
-    def size(self, key: str, default: int, least: int = 1) -> int:
-        """An integer of at least `least`.
+    def size(self, key: str, default: int, least: int = 1, most: int = MAX_SIZE) -> int:
+        """An integer from `least` to `most`.
 
         Raises:
             ExportError: It is none.
@@ -66,10 +67,12 @@ class Config:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self.refusal(f"{key} must be an integer of at least {least}, got {value!r}")
+        if value > most:
+            raise self.refusal(f"{key} must be an integer of at most {most}")
         return value
 
     def size_or_none(self, key: str) -> int | None:
-        """An integer of at least 1, or None where the key is missing or null.
+        """An integer from 1 to MAX_SIZE, or None where the key is missing or null.
 
         Raises:
             ExportError: It is neither.
@@ -150,9 +153,9 @@ class Config:
         return self._get(key, None) is not None
 
     def refusal(self, why: str) -> ExportError:
-        """The error to raise, with the place in front."""
+        """The error to raise, with the place in front; what no terminal could show, as half a surrogate, is a ?."""
         where = f"{self._path}: {self._part}." if self._part else f"{self._path}: "
-        return ExportError(f"{where}{why}")
+        return ExportError(f"{where}{why}".encode("utf-8", "replace").decode())
 
     def _get(self, key: str, default: object) -> Any:
         self._read.add(key)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export import ExportError
-from export.config import BlockConfig
+from export.config import MAX_LAYERS, BlockConfig
 from export.json_file import read_json
 from export.sources import bert, clip, gemma, gpt2, llama, modernbert, neox, t5, vit
 from export.sources.config_json import Config
@@ -86,8 +86,9 @@ def read_model(folder: Path, tower: str | None = None) -> Model:
         raise config.refusal(f"--tower does not go with model_type {kind!r}, which has no two towers")
     if kind not in KNOWN:
         raise config.refusal(_why_not(kind, frozenset(fields)))
-    reference = fields.get("_name_or_path")
-    return _read(config, kind, KNOWN[kind], str(reference) if reference else None)
+    # Half a surrogate, which JSON can spell and UTF-8 cannot, becomes a ?.
+    reference = str(fields.get("_name_or_path") or "").encode("utf-8", "replace").decode()
+    return _read(config, kind, KNOWN[kind], reference or None)
 
 
 def _tower(config: Config, pair: str, tower: str | None) -> tuple[str, Config]:
@@ -103,7 +104,7 @@ def _tower(config: Config, pair: str, tower: str | None) -> tuple[str, Config]:
 
 def _read(config: Config, kind: str, family: Family, reference: str | None) -> Model:
     config.only(family.only)
-    depth = config.size(*family.depth)
+    depth = config.size(*family.depth, most=MAX_LAYERS)
     try:
         shared = family.block(config)
         own = family.vary(config, depth) if family.vary else ({},) * depth

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from export.fields import check_number
 from export.sources.config_json import Config
 from export.sources.family import Keys, Text, block_fields
 from export.sources.llama import LAYER, LLAMA
@@ -54,8 +55,7 @@ def _gemma(config: Config) -> dict[str, Any]:
 
 def _gemma2(config: Config) -> dict[str, Any]:
     scalar = config.value("query_pre_attn_scalar", 256)
-    if isinstance(scalar, bool) or not isinstance(scalar, int | float) or scalar <= 0:
-        raise config.refusal(f"query_pre_attn_scalar must be a positive number, got {scalar!r}")
+    check_number("query_pre_attn_scalar", scalar)
     softcap = config.value("attn_logit_softcapping", 50.0)
     return {**_block(config, _KEYS2, "sandwich"), "scale": scalar**-0.5, "softcap": softcap}
 

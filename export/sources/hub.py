@@ -18,6 +18,8 @@ except ImportError as missing:
     raise ExportError("a model of the hub needs the package huggingface_hub: pip install huggingface_hub") from missing
 
 _CONFIG = "config.json"
+# What a model may be without; offline there is nobody to ask whether it is.
+_OPTIONAL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
 _WANTED = re.compile(r"[^/]+\.safetensors(\.index\.json)?|tokenizer\.json")
 
 
@@ -44,11 +46,15 @@ class Snapshot:
     def has(self, file: str) -> bool:
         """Whether the model has this file; it is fetched if it is not here yet.
 
+        Offline (HF_HUB_OFFLINE=1) a model has what is in the cache.
+
         Raises:
             ExportError: It is not here, and the hub cannot be reached.
         """
         if not _WANTED.fullmatch(file):
             return False
+        if huggingface_hub.is_offline_mode() and file in _OPTIONAL:
+            return (self.folder / file).is_file()
         known = huggingface_hub.try_to_load_from_cache(self._id, file, revision=self._commit)
         absent = not (known is None or isinstance(known, str))  # so was said before, and what a commit has stays
         return not absent and self._fetch(file, self._commit) is not None

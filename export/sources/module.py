@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export import ExportError, golden
+from export import ExportError
+from export.fields import MAX_SIZE
+from export.golden import hold_length
 from export.place import file_sha256
 from export.probes import TensorSpec, stream
 from export.sources import Layer, Source
@@ -20,7 +22,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # Two runs, (batch, length), all four different: what follows the length is a sequence axis, what stays is fixed.
 _TRIALS = ((5, 2), (4, 3))
-_SHORTEST = max(len(mask) for mask in golden.MASKS)
 
 
 class _Outputs(nn.Module):
@@ -71,11 +72,7 @@ def load(
     Raises:
         ExportError: It cannot be imported, made, loaded or run, or its answer breaks the contract.
     """
-    if max_sequence_length is not None and max_sequence_length < _SHORTEST:
-        raise ExportError(
-            f"--max-sequence-length must be at least {_SHORTEST}, the length of the artifact's golden request; got "
-            f"{max_sequence_length}"
-        )
+    hold_length(max_sequence_length, "--max-sequence-length")
     module = _make(import_path, arguments)
     files = _load_weights(module, weights)
     module.requires_grad_(requires_grad=False).eval()
@@ -106,6 +103,8 @@ def _make(import_path: str, arguments: Mapping[str, Any]) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ExportError(f"{import_path} makes {_kind(made)}, not an nn.Module")
     for parameter, tensor in made.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise ExportError(f"{import_path}: {parameter} is {_kind(tensor)}, and weights are tensors")
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ExportError(f"{import_path}: {parameter} is {tensor.dtype}, and an artifact is float32")
     return made
@@ -132,7 +131,10 @@ def _hidden_size(module: nn.Module, told: int | None) -> int:
         raise ExportError("the module has no attribute hidden_size; give --hidden-size")
     if told is not None and isinstance(own, int) and told != own:
         raise ExportError(f"--hidden-size is {told}, and the module's own hidden_size is {own}")
-    return told if told is not None else int(own or 0)
+    size = told if told is not None else int(own or 0)
+    if not 1 <= size <= MAX_SIZE:
+        raise ExportError(f"a module's hidden_size must be 1 to {MAX_SIZE}, got {size}")
+    return size
 
 
 def _heads(module: nn.Module) -> int | None:

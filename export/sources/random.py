@@ -5,10 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from export import ExportError
 from export.block import Stack
 from export.config import StackConfig
 from export.sources import Source
 from export.sources.layers import stack_layers
+
+_SEEDS = range(-(2**63), 2**64)  # those that torch takes
 
 
 def load(config: StackConfig, seed: int = 0) -> Source:
@@ -16,7 +19,12 @@ def load(config: StackConfig, seed: int = 0) -> Source:
 
     Matrices are normal with deviation 1/√in, so that no layer blows its input up; biases and the norms' deviations
     from 1 are normal with deviation 0.1, so that none of them can be dropped unnoticed.
+
+    Raises:
+        ExportError: The seed is none that torch takes.
     """
+    if seed not in _SEEDS:
+        raise ExportError(f"--seed must be from {_SEEDS.start} to {_SEEDS.stop - 1}, got {seed}")
     generator = torch.Generator().manual_seed(seed)
     stack = Stack(config).requires_grad_(requires_grad=False).eval()
     for name, parameter in stack.named_parameters():

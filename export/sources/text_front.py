@@ -67,7 +67,8 @@ def make_text_front(text: Text, tokenizer: Path, take: Take, hidden_size: int, e
         ExportError: A tensor is missing or has another shape, or a token has no embedding.
     """
     _hold_tokenizer(tokenizer, text.vocab_size)
-    embeddings = Embeddings(text, hidden_size, eps)
+    with torch.device("meta"):  # no memory for what the files turn out not to have
+        embeddings = Embeddings(text, hidden_size, eps)
     shapes = {name: tuple(tensor.shape) for name, tensor in embeddings.state_dict().items()}
     tensors = {name: _take(text, take, name, shape) for name, shape in shapes.items()}
     embeddings.load_state_dict(tensors, assign=True)
@@ -93,7 +94,9 @@ def _hold_tokenizer(path: Path, vocab_size: int) -> None:
     """Every token must have an embedding."""
     try:
         vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # tokenizers raises nothing more special
+    except BaseException as error:  # tokenizers raises nothing more special, and Rust's panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ExportError(f"{path} is not a tokenizer: {error}") from error
     token, last = max(vocabulary.items(), key=lambda entry: entry[1], default=("", -1))
     if last >= vocab_size:

@@ -1,4 +1,8 @@
-"""Source `torch_encoder`: the state dict of nn.TransformerEncoderLayer or nn.TransformerEncoder, in safetensors."""
+"""Source `torch_encoder`: the state dict of nn.TransformerEncoderLayer or nn.TransformerEncoder, in safetensors.
+
+A state dict tells a LayerNorm from an RMSNorm by its bias alone, so where linear1 has one a norm without it is refused.
+A final norm without weights (elementwise_affine=False) leaves no trace there, and is not seen.
+"""
 
 import re
 from collections.abc import Mapping
@@ -88,6 +92,8 @@ def _stack_config(weights: Weights, told: Mapping[str, Any], first: int, end: in
     if "num_attention_heads" not in told:
         raise ExportError("a state dict does not tell its heads; give --num-attention-heads")
     final = end == count and "norm.weight" in weights.names
+    if final:
+        _hold_norm(weights, "norm", biased=any(re.match(r"layers\.\d+\.linear1\.bias", name) for name in weights.names))
     try:
         return StackConfig(
             layers=tuple(_block_config(weights, told, _prefix(n, single=count == 0)) for n in range(first, end)),
@@ -102,6 +108,9 @@ def _stack_config(weights: Weights, told: Mapping[str, Any], first: int, end: in
 def _block_config(weights: Weights, told: Mapping[str, Any], prefix: str) -> BlockConfig:
     intermediate, hidden = _matrix_shape(weights, f"{prefix}linear1.weight")
     packed = f"{prefix}self_attn.in_proj_bias" in weights.names
+    biased = f"{prefix}linear1.bias" in weights.names
+    for norm in ("norm1", "norm2"):
+        _hold_norm(weights, prefix + norm, biased=biased)
     return BlockConfig.from_dict(
         {
             **_DEFAULTS,
@@ -113,10 +122,19 @@ def _block_config(weights: Weights, told: Mapping[str, Any], prefix: str) -> Blo
             "key_bias": packed,
             "value_bias": packed,
             "output_bias": f"{prefix}self_attn.out_proj.bias" in weights.names,
-            "ffn_bias": f"{prefix}linear1.bias" in weights.names,
+            "ffn_bias": biased,
             "norm_bias": f"{prefix}norm1.bias" in weights.names,
         }
     )
+
+
+def _hold_norm(weights: Weights, norm: str, *, biased: bool) -> None:
+    """Refuses what may be an RMSNorm; where nothing has a bias (bias=False), neither has PyTorch's own LayerNorm."""
+    if biased and f"{norm}.weight" in weights.names and f"{norm}.bias" not in weights.names:
+        raise ExportError(
+            f"{weights.path}: {norm} must be an nn.LayerNorm with a bias, as linear1 has one; it has a weight alone, "
+            "as an nn.RMSNorm has"
+        )
 
 
 def _matrix_shape(weights: Weights, name: str) -> tuple[int, int]:

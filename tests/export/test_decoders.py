@@ -96,6 +96,18 @@ KINDS = "of sliding_attention, full_attention, one a layer"
             "use_bidirectional_attention is True, and only False is supported",
         ),
         ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a positive number, got 0"),
+        (
+            "gemma2",
+            {"query_pre_attn_scalar": 10**400},
+            "query_pre_attn_scalar must be a positive number of at most 1e+18",
+        ),
+        (
+            "t5",
+            {"relative_attention_max_distance": 10**15},
+            "relative_attention_max_distance must be an integer of at most 16777216",
+        ),
+        ("dinov2", {"mlp_ratio": 10**400, "use_swiglu_ffn": True}, "mlp_ratio must be an integer of at most 16777216"),
+        ("llama", {"rope_theta": 10**400}, "rotary.theta must be a positive number of at most 1e+18"),
         ("gemma2", {"attn_logit_softcapping": -1}, "softcap must be a positive number, got -1"),
         ("gemma2", {"sliding_window": None}, "sliding_window must be an integer of at least 1, got None"),
         ("gemma2", {"num_hidden_layers": 1, "layer_types": ["chunked_attention"]}, f"layer_types must be 1 {KINDS}"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,13 @@ import json, sys
 from export.options import Options, make_source
 source = make_source(Options(source="auto", origin=sys.argv[1], layers=sys.argv[2]))
 print(json.dumps([source.reference, source.layer_range, sorted(source.files), source.text is not None]))
+"""
+
+HAS = """
+import json, sys
+from export.sources.hub import Snapshot
+snapshot = Snapshot("org/model")
+print(json.dumps([snapshot.has(file) for file in sys.argv[1:]]))
 """
 
 
@@ -109,6 +117,25 @@ def test_a_model_of_the_hub_is_exported_with_its_commit_in_the_manifest(hub: Hub
 )
 def test_what_cannot_be_had_of_the_hub_is_told_in_a_sentence(words: tuple[str, ...], sentence: str, hub: Hub) -> None:
     assert refused(hub, *words) == sentence
+
+
+@pytest.mark.parametrize("absent", ["tokenizer.json", None])
+def test_offline_a_model_has_what_is_in_the_cache(absent: str | None, hub: Hub) -> None:
+    if absent:
+        (hub.folder / absent).unlink()
+    here, elsewhere = sorted(path.name for path in hub.folder.glob("*.safetensors"))[:2]
+    asked = (INDEX, "model.safetensors", "tokenizer.json", here)
+    online = run(hub, "-c", HAS, *asked)
+    assert json.loads(online.stdout) == [True, False, absent is None, True]
+    # Of what a model has not, other programs leave no note in the cache.
+    shutil.rmtree(hub.folder.parent / "hf" / "hub" / "models--org--model" / ".no_exist")
+    hub.requests.clear()
+    offline = run(hub, "-c", HAS, *asked, HF_HUB_OFFLINE="1")
+    assert (offline.stdout, hub.requests) == (online.stdout, [])
+    shard = run(hub, "-c", HAS, elsewhere, HF_HUB_OFFLINE="1")
+    assert shard.stderr.splitlines()[-1].endswith(
+        f"{hub.url} cannot be reached, and {elsewhere} of org/model is not in its cache; a folder needs no hub"
+    )
 
 
 def test_offline_is_told_in_a_sentence(hub: Hub) -> None:

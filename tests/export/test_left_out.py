@@ -68,6 +68,29 @@ def test_a_final_norm_of_another_epsilon_equals_pytorchs(tmp_path: Path) -> None
         assert torch.allclose(source.model(x, mask), reference(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("place", ["norm", "layers.1.norm1", "layers.1.norm2"])
+def test_a_norm_without_a_bias_beside_products_with_biases_is_refused(place: str, tmp_path: Path) -> None:
+    reference = encoder()
+    parent, _, name = place.rpartition(".")
+    setattr(reference.get_submodule(parent), name, nn.RMSNorm(8))
+    path = artifacts.save_state(tmp_path, reference)
+    assert refused(path) == (
+        f"{path}: {place} must be an nn.LayerNorm with a bias, as linear1 has one; it has a weight alone, as an "
+        "nn.RMSNorm has"
+    )
+    torch_encoder.load(path, TOLD, "0:1")
+
+
+def test_norms_without_a_bias_beside_products_without_are_layer_norms(tmp_path: Path) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, bias=False, batch_first=True)
+    norm = nn.LayerNorm(8, bias=False)
+    reference = nn.TransformerEncoder(layer, 2, norm=norm, enable_nested_tensor=False).eval()
+    source = torch_encoder.load(artifacts.save_state(tmp_path, reference), TOLD)
+    x, mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.int64)
+    with torch.inference_mode():
+        assert torch.allclose(source.model(x, mask), reference(x), atol=1e-5)
+
+
 def test_heads_that_do_not_divide_are_refused_without_a_hint_that_no_option_takes(tmp_path: Path) -> None:
     path = artifacts.save_state(tmp_path, encoder())
     with pytest.raises(ExportError) as error:

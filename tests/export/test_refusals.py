@@ -24,6 +24,11 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "block.json").write_text('{"hidden_size": 8, "num_heads": 2}')
     (tmp_path / "tiny.json").write_text('{"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 4}')
     (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "many.json").write_text(
+        json.dumps({"layers": [json.loads((tmp_path / "tiny.json").read_text())] * 4097})
+    )
+    (tmp_path / "long.json").write_text('{"rotary": {"max_position_embeddings": 16777216}}')
+    (tmp_path / "short.json").write_text('{"rotary": {"max_position_embeddings": 2}}')
     bert = {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 4}
     folders = {
         "gpt2": {"model_type": "gpt2"},
@@ -89,6 +94,16 @@ class Headless(Base):
     def forward(self, hidden_states, attention_mask):
         return hidden_states
 
+class Untold(nn.Module):
+    def forward(self, hidden_states, attention_mask):
+        return hidden_states
+
+class Remembering(Untold):
+    def get_extra_state(self):
+        return {}
+    def set_extra_state(self, state):
+        pass
+
 class Raises(Base):
     def forward(self, hidden_states, attention_mask):
         raise ValueError("no")
@@ -114,6 +129,22 @@ REFUSALS = [
     (f"{RANDOM} --placement post --parallel one_norm", "parallel one_norm goes with placement pre, got 'post'"),
     (f"{RANDOM} --num-key-value-heads 3", "num_key_value_heads must divide the 2 heads, got 3"),
     (f"{RANDOM} --num-layers 0", "num_layers must be an integer of at least 1, got 0"),
+    (f"{RANDOM} --num-layers 4097", "num_layers must be an integer of at most 4096"),
+    (f"{RANDOM} --hidden-size 1000000000", "hidden_size must be an integer of at most 16777216"),
+    (
+        f"{RANDOM} --hidden-size 16777216",
+        "a block's largest matrix or table must have at most 2147483648 numbers",
+    ),
+    (
+        f"{RANDOM} --hidden-size 1024 --config long.json",
+        "long.json: a block's largest matrix or table must have at most 2147483648 numbers",
+    ),
+    ("--source random --config many.json", "many.json: a stack must have at most 4096 layers"),
+    (f"{RANDOM} --norm-eps 1e19", "norm_eps must be a positive number of at most 1e+18"),
+    (
+        f"{RANDOM} --config short.json",
+        "max_position_embeddings must be at least 3, the length of the artifact's golden request; got 2",
+    ),
     (f"{RANDOM} --hidden-size 9", "hidden_size 9 does not divide into 2 heads; give head_dim"),
     (
         "--source random --config block.json",
@@ -195,6 +226,9 @@ REFUSALS = [
         "other.safetensors: weight has shape [2], expected [4]",
     ),
     (f"blocks:Mean {MODULE} --hidden-size 5", "--hidden-size is 5, and the module's own hidden_size is 4"),
+    (f"blocks:Untold {MODULE} --hidden-size 0", "a module's hidden_size must be 1 to 16777216, got 0"),
+    (f"blocks:Untold {MODULE} --hidden-size -5", "a module's hidden_size must be 1 to 16777216, got -5"),
+    (f"blocks:Remembering {MODULE}", "blocks:Remembering: _extra_state is a dict, and weights are tensors"),
     (f"blocks:Names {MODULE}", "'a-b' cannot name an output: letters, digits and _, and not an input's name"),
     (
         f"blocks:Wrong {MODULE}",
