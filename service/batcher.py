@@ -147,7 +147,7 @@ class Batcher(Generic[Item, Result]):
                     self._loop.breathe()
             elif closing or self._ended.is_set():
                 break
-            else:
+            elif not self._closing:  # else look again: a take may have cleared its wake
                 self._queue.wait()
 
     def _answer(self, batch: list[Entry[Item, Result]]) -> None:

@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC, in the event loop and through the pipeline that serve HTTP.
 
-A call is let in before its message is read, which it streams here: so one that is refused costs no memory.
+A call is let in before its message is read, which it streams here: one refused before costs no memory.
 """
 
 import asyncio

@@ -167,11 +167,12 @@ async def _answer(request: Request, asked: Asked) -> Reply:
 
 
 async def _inflate(request: Request, body: bytes, encoding: str) -> bytes:
-    """The body as it was; what it takes now is counted as what it took before, until the door gives it all back."""
+    """The body as it was; what it takes beyond what the door has counted is counted too, and given back by the door."""
     state = request.app.state
     whole = await asyncio.to_thread(inflate, body, encoding, state.settings.max_body_bytes)
-    state.places.grow(len(whole) - len(body))
-    request.scope["under_way"] += len(whole) - len(body)
+    more = max(0, len(whole) - request.scope["under_way"])
+    state.places.grow(more)
+    request.scope["under_way"] += more
     return whole
 
 

@@ -280,24 +280,30 @@ def test_every_live_entry_is_answered_exactly_once_with_its_own_value_whatever_t
     assert not {item for batch in run.batches for item in batch} & set(of_fate("gone early"))
 
 
-def test_who_comes_just_before_the_batcher_closes_is_run_whatever_its_thread_looks_at(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("early", "comes"), [(True, False), (True, True), (False, True)])
+def test_a_batcher_that_closes_beside_its_threads_look_runs_who_came_and_ends(
+    monkeypatch: pytest.MonkeyPatch, *, early: bool, comes: bool
 ) -> None:
-    async def close_between_two_looks() -> object:
-        loop, coming = asyncio.get_running_loop(), threading.Event()
-        futures = list[asyncio.Future[object]]()
-        take = Queue.take
+    async def close_beside_a_look() -> list[Any]:
+        loop, closed, take = asyncio.get_running_loop(), threading.Event(), Queue.take
+        futures = list[asyncio.Future[Any]]()
 
-        def come_and_close(batcher: Any) -> None:
-            futures.append(batcher.submit(1, "kind", 3))
+        def come_and_close() -> None:
+            if comes:
+                futures.append(batcher.submit(1, "kind", 3))
             batcher.close()
-            coming.set()
+            closed.set()
+
+        def overtake() -> None:
+            if armed.is_set() and not closed.is_set():
+                loop.call_soon_threadsafe(come_and_close)
+                assert closed.wait(5)
 
         def take_and_be_overtaken(queue: Any) -> list[Any]:
+            if early:
+                overtake()
             found: list[Any] = take(queue)
-            if armed.is_set() and not coming.is_set():
-                loop.call_soon_threadsafe(come_and_close, batcher)
-                coming.wait(5)
+            overtake()
             return found
 
         monkeypatch.setattr(Queue, "take", take_and_be_overtaken)
@@ -305,8 +311,8 @@ def test_who_comes_just_before_the_batcher_closes_is_run_whatever_its_thread_loo
             await asyncio.sleep(0.02)
             armed.set()
             batcher._queue.wake()
-            await until(lambda: futures)
-            return await asyncio.wait_for(futures[0], 5)
+            await asyncio.wait_for(batcher.wait_closed(), 5)
+            return [(await future).value for future in futures]
 
     armed = threading.Event()
-    assert getattr(asyncio.run(close_between_two_looks()), "value", None) == 10
+    assert asyncio.run(close_beside_a_look()) == [10] * comes

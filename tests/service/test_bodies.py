@@ -1,5 +1,6 @@
 """What bodies take while their requests are under way: counted whole, whichever way they came."""
 
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,27 @@ def test_a_compressed_body_counts_as_what_it_is_inflated_to(narrow: Server) -> N
         SAID
     }
     assert ask(3).status_code == httpx.codes.OK
+
+
+def test_a_compressed_body_in_chunks_is_counted_once(tmp_path: Path, artifact: Callable[[str], Path]) -> None:
+    models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
+    body, headers = framed_states(
+        np.random.default_rng(1).standard_normal((1, 9000, 8)).astype(np.float32), "query|norm"
+    )
+    packed = zlib.compress(body)
+    assert len(packed) > 2**16  # from there on, a body of unknown length is counted as the longest
+
+    def chunks() -> Iterator[bytes]:
+        yield packed[:70_000]
+        time.sleep(0.1)
+        yield packed[70_000:]
+
+    with (
+        running(models, tmp_path, max_body_bytes=300_000, max_bodies_bytes=300_000) as server,
+        server.client() as client,
+    ):
+        url, named = "/v2/models/tiny.probes/infer", headers | {"Content-Encoding": "deflate"}
+        assert client.post(url, content=chunks(), headers=named).status_code == httpx.codes.OK
 
 
 def test_a_message_of_grpc_counts_as_a_body_does(narrow: Server) -> None:

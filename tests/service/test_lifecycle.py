@@ -60,7 +60,7 @@ def test_a_connection_that_goes_on_asking_after_sigterm_is_closed(models: Path, 
             start_s = time.monotonic()
             while client.get("/livez").headers.get("connection") != "close":
                 assert time.monotonic() - start_s < 1
-                time.sleep(0.05)
+                time.sleep(0.01)
 
 
 def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(models: Path, tmp_path: Path) -> None:
