@@ -135,7 +135,8 @@ class Queue(Generic[Item, Result]):
         while self._inbox:
             bisect.insort(self._line, self._inbox.popleft(), key=lambda entry: entry.place)
         now_s = time.monotonic()
-        live, gone = list[Entry[Item, Result]](), list[Entry[Item, Result]]()
+        live: list[Entry[Item, Result]] = []
+        gone: list[Entry[Item, Result]] = []
         for entry in self._line:  # looked at once, since the loop may cancel it at any moment
             (gone if entry.future.done() or entry.deadline_s <= now_s else live).append(entry)
         if gone:

@@ -102,6 +102,11 @@ def _find_end(body: bytes, start: int, stop: int) -> int:
     return stop if end < 0 else end
 
 
+def _count_most(body: bytes, start: int, stop: int) -> int:
+    """Numbers that a list may have there: one and its comma are two bytes at least."""
+    return (_find_end(body, start, stop) - start) // 2 + 1
+
+
 def _read_part(body: bytes, start: int, stop: int, *, resumed: bool = False) -> tuple[Arrays, int] | None:
     """Reads on from `start` until the list ends, or a row at `stop`, if that is not the end of the body.
 
@@ -111,7 +116,7 @@ def _read_part(body: bytes, start: int, stop: int, *, resumed: bool = False) -> 
         stop: the end of the text that is read.
         resumed: the first array goes on with the sequence of the row before, and may be empty.
     """
-    most = (_find_end(body, start, stop) - start) // 2 + 1  # a number and its comma are two bytes at least
+    most = _count_most(body, start, stop)
     values = np.empty(most, np.float32)
     shapes = np.empty((min(most, MAX_SEQUENCES), 2), np.int64)
     position = ctypes.c_int64(start)
@@ -136,7 +141,7 @@ def _read_numbers(body: bytes, start: int, stop: int, *, resumed: bool = False) 
         stop: the end of the text that is read.
         resumed: whether the list began before.
     """
-    values = np.empty((_find_end(body, start, stop) - start) // 2 + 1, np.float32)  # as in _read_part
+    values = np.empty(_count_most(body, start, stop), np.float32)
     position = ctypes.c_int64(start)
     count = _C.read_numbers(body, stop, position, resumed, stop < len(body), values.ctypes.data)
     return None if count < 0 else (values[:count], position.value)
