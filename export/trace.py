@@ -11,7 +11,6 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo_config
 
 from export import ExportError
 from export.chain import chain_layers
@@ -123,7 +122,8 @@ def _trace(
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
     names = [spec.name for spec in gives]
     # torch's cache of dispatches compares symbols of sizes at each operator: a fifth of a trace, more than it saves.
-    with _quiet(), dynamo_config.patch(fake_tensor_cache_enabled=False):
+    # Named here, _dynamo is imported by torch for a trace alone: two seconds that an error before it need not wait.
+    with _quiet(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):  # noqa: SLF001
         try:
             program = torch.onnx.export(
                 _Named(module, names).eval(),

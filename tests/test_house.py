@@ -15,7 +15,6 @@ from service import __version__
 ROOT = Path(__file__).parent.parent
 SERVICE = sorted((ROOT / "service").rglob("*.py"))
 EXPORT = sorted((ROOT / "export").rglob("*.py"))
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "types", "models"}
 FORBIDDEN_IN_SERVICE = (
@@ -100,16 +99,6 @@ def test_the_dockerfile_repeats_the_version_and_pytorch_as_they_are() -> None:
     assert re.findall(r'image.version="(.+)"', dockerfile) == [__version__]
     torch = re.findall(r"^TORCH := (.+)$", makefile, re.MULTILINE)
     assert re.findall(r"^ARG TORCH=(.+)$", dockerfile, re.MULTILINE) == torch
-
-
-def test_imports_are_absolute() -> None:
-    relative = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in SERVICE + EXPORT + TESTS
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.ImportFrom) and node.level
-    ]
-    assert relative == []
 
 
 def test_every_public_name_of_the_packages_has_a_docstring() -> None:
