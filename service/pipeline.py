@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from service.check import check, check_again, check_inputs
+from service.codec.envelope import LongTextError
 from service.errors import GlassblockError
 from service.queue import Answer
 from service.repository import Model
@@ -22,7 +23,8 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 _REMEMBERED = 64  # sequences and outputs of a request whose form is remembered: each is some hundred bytes
 _OFF_LOOP_BYTES = 2 * 2**20
-_CHANGE_BYTES = 2048  # as long as so many bytes take to read, a change of one sequence takes to check
+_ITEM_BYTES = 2048  # as long as so many bytes take to read, a sequence, or a change of one, takes to check or to write
+_SUBMITTED_AT_ONCE = 512  # sequences, before others have their turn
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
 
 
@@ -30,7 +32,7 @@ class Codec(Protocol):
     """A wire format: a module of `service.codec`, or a value of one where the answer depends on how it was asked."""
 
     def decode(self, body: bytes) -> Tensors:
-        """Reads a request."""
+        """Reads a request; raises LongTextError where that is to be done in a thread."""
 
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
         """Writes its answer."""
@@ -74,13 +76,22 @@ async def _answer(
     model: Model, body: bytes, codec: Codec, settings: Settings, *, padded: bool
 ) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
-    tensors = await _convert(len(body), codec.decode, body)
+    tensors = await _decode(body, codec)
     request, answer_bytes = await _form(tensors, model, settings, padded=padded)
     decoded_s = time.perf_counter()
     result = view(request, await submit(request, model, settings))
     run_s = time.perf_counter()
-    data = await _convert(answer_bytes, codec.encode, result, model.spec.name, model.spec.version)
+    items = len(request.lengths) * len(request.keys)
+    size_bytes = answer_bytes + _ITEM_BYTES * items
+    data = await _convert(size_bytes, codec.encode, result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
+
+
+async def _decode(body: bytes, codec: Codec) -> Tensors:
+    try:
+        return await _convert(len(body), codec.decode, body)
+    except LongTextError as error:
+        return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, error.go_on)
 
 
 async def _form(tensors: Tensors, model: Model, settings: Settings, *, padded: bool) -> tuple[BlockRequest, int]:
@@ -112,9 +123,9 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
         tensors = tensors._replace(text=None, input_ids=ids)
     weigh_positions(tensors, settings)
-    changes = len(tensors.interventions) * len(tensors.hidden_states or tensors.input_ids or ())
+    items = (1 + len(tensors.interventions)) * len(tensors.hidden_states or tensors.input_ids or ())
     limits = settings.max_outputs, settings.max_interventions
-    return await _convert(changes * _CHANGE_BYTES, check, tensors, model.spec, *limits, tokens)
+    return await _convert(items * _ITEM_BYTES, check, tensors, model.spec, *limits, tokens)
 
 
 async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Found, ...]]]:
@@ -139,12 +150,13 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     kind: Hashable = model.runner.depth(wanted, edited=any(request.edits))
     if any(request.edits):  # who changes nothing does not wait for others' changes; who takes has a batch of its own
         kind = (kind, id(sequences) if request.takes else None)
-    futures = [
-        model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s)
-        for sequence in sequences
-    ]
+    futures: list[asyncio.Future[Answer[tuple[Found, ...]]]] = []
     answers = None
     try:
+        for index, sequence in enumerate(sequences, 1):
+            futures.append(model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s))
+            if not index % _SUBMITTED_AT_ONCE:
+                await asyncio.sleep(0)
         answers = [await future for future in futures]
         return answers
     finally:

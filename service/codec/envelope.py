@@ -1,6 +1,6 @@
 """The JSON around the tensors: read by simdjson, each field known and there once."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import islice
 from typing import Any
 
@@ -8,15 +8,28 @@ import numpy as np
 import simdjson
 
 from service.errors import IllegalRequestError, UnreadableError, nearest
+from service.request import Tensors
 
 # Each becomes a Python object before its length can be known: a 16 MiB body of `[],[],…` would be gigabytes of them.
 MAX_LISTS = 2**18
+LONG_BYTES = 2**15  # of JSON without its numbers: some milliseconds, if it is all lists, objects or strings
 MAX_TIMEOUT_S = 86_400.0  # longer is as good as none
 _COUNT_BYTES = 2**17  # small enough that the comparison's result stays in the cache
 _KINDS = {
     bool: "a boolean", int: "a number", float: "a number", str: "a string",
     list: "a list", dict: "an object", simdjson.Array: "a list", simdjson.Object: "an object",
 }  # fmt: skip
+
+
+class LongTextError(Exception):
+    """A text that holds the event loop for too long is to be read by `go_on`, in a thread.
+
+    Its length does not tell: numbers are read in C, a hundred times sooner than lists and strings become objects.
+    """
+
+    def __init__(self, go_on: Callable[[], Tensors]) -> None:
+        super().__init__("to be read in a thread")
+        self.go_on = go_on
 
 
 def parse(text: bytes) -> Any:
@@ -110,8 +123,8 @@ def count_lists(text: bytes) -> int:
 
 
 def too_many_lists() -> IllegalRequestError:
-    """More lists, or objects in their place, than any request has."""
-    message = f"expected at most {MAX_LISTS:,} lists in all, got more"
+    """More lists, or objects or strings in their place, than any request has."""
+    message = f"expected at most {MAX_LISTS:,} lists, objects or strings in all, got more"
     return IllegalRequestError(message, code="too_many_lists", at="body")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from service.tensors import Float32Array
 
 LIBRARY = Path(__file__).with_name("libfloat_text.so")  # made by hatch_build.py
-MAX_SEQUENCES = 2**18
+MAX_SEQUENCES, FEW_SEQUENCES = 2**16, 2**12  # each becomes an array of its own; the few within some milliseconds
 _HALVED_NUMBERS = 16_384  # below this, a second thread costs more than it saves
 _HALVED_BYTES = 10 * _HALVED_NUMBERS
 _NUMBER_BYTES = 18  # -0.00000123456789 and its comma
@@ -21,7 +21,7 @@ _SLACK_BYTES = 64  # C writes in words
 _OTHER = ThreadPoolExecutor(1, "float-text")
 
 
-def read(body: bytes, start: int) -> tuple[tuple[Float32Array, ...], int] | None:
+def read(body: bytes, start: int, most_sequences: int = MAX_SEQUENCES) -> tuple[tuple[Float32Array, ...], int] | None:
     """Reads a list of sequences of rows of numbers, each sequence's rows of one length.
 
     A number is read as float64 and then rounded to float32; beyond float32's range it becomes infinite.
@@ -29,18 +29,19 @@ def read(body: bytes, start: int) -> tuple[tuple[Float32Array, ...], int] | None
     Args:
         body: JSON text.
         start: the place of the list's opening bracket.
+        most_sequences: in each half, that the list may have.
 
     Returns:
         One array [sequence, hidden] a sequence, and the place after the list's closing bracket. None if there is no
         such list: bad syntax, another depth, an element that is no number, uneven or empty rows, a number beyond
-        float64, more than `MAX_SEQUENCES` sequences.
+        float64, too many sequences.
     """
     stop = _find_end(body, start, len(body))
     middle = body.find(b"]", (start + stop) // 2, stop) + 1 if stop - start >= _HALVED_BYTES else 0
     if not (middle and body[middle - 2 : middle - 1].isdigit()):  # else it may close more than a row
-        return _read_part(body, start, len(body))
-    second = _OTHER.submit(_read_part, body, middle, len(body), resumed=True)
-    first = _read_part(body, start, middle)
+        return _read_part(body, start, len(body), most_sequences)
+    second = _OTHER.submit(_read_part, body, middle, len(body), most_sequences, resumed=True)
+    first = _read_part(body, start, middle, most_sequences)
     if first is None or first[1] != middle:  # the list is wrong, or ends in the first half
         second.cancel()
         return first
@@ -107,18 +108,21 @@ def _count_most(body: bytes, start: int, stop: int) -> int:
     return (_find_end(body, start, stop) - start) // 2 + 1
 
 
-def _read_part(body: bytes, start: int, stop: int, *, resumed: bool = False) -> tuple[Arrays, int] | None:
+def _read_part(
+    body: bytes, start: int, stop: int, most_sequences: int, *, resumed: bool = False
+) -> tuple[Arrays, int] | None:
     """Reads on from `start` until the list ends, or a row at `stop`, if that is not the end of the body.
 
     Args:
         body: JSON text.
         start: the list's opening bracket or, resumed, the place after a row.
         stop: the end of the text that is read.
+        most_sequences: that there may be.
         resumed: the first array goes on with the sequence of the row before, and may be empty.
     """
     most = _count_most(body, start, stop)
     values = np.empty(most, np.float32)
-    shapes = np.empty((min(most, MAX_SEQUENCES), 2), np.int64)
+    shapes = np.empty((min(most, most_sequences), 2), np.int64)
     position = ctypes.c_int64(start)
     cut, arrays = stop < len(body), (values.ctypes.data, shapes.ctypes.data)
     count = _C.read_part(body, stop, position, resumed, cut, *arrays, len(shapes))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from service.address import expand
 from service.codec import float_text
-from service.codec.envelope import not_finite
+from service.codec.envelope import LONG_BYTES, LongTextError, not_finite
 from service.codec.inference_head import Head, InputHead, read_head
 from service.codec.inference_input import DATATYPES, STORED, Numbers, cut_numbers, read_floats
 from service.codec.inference_request import PROBES, asked_outputs, list_outputs, read_tensors
@@ -74,6 +74,7 @@ class Exchange:
             UnreadableError: not JSON, or other bytes behind it than it says.
             IllegalRequestError: readable, but not of the protocol's form, or not of the model's shapes; says where.
             UnsupportedError: asks for what this server does not have.
+            LongTextError: it takes too long here.
         """
         if self.header_length == 0:
             return self._decode_raw(body)
@@ -92,8 +93,10 @@ class Exchange:
         self._known = known
         return known.tensors._replace(hidden_states=read_floats(known.head.inputs[0], behind))
 
-    def _read(self, text: bytes, behind: memoryview | None) -> Tensors:
-        head_text, numbers = cut_numbers(text)
+    def _read(self, text: bytes, behind: memoryview | None, *, here: bool = True) -> Tensors:
+        head_text, numbers = cut_numbers(text, all_of_them=not here)
+        if here and len(head_text) > LONG_BYTES:
+            raise LongTextError(partial(self._read, text, behind, here=False))
         self._head = head = read_head(head_text)
         if head.model not in {"", self.spec.name + PROBES * self.probes}:
             message = "expected the model's name as in the URL, got another one"

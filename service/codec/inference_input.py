@@ -16,6 +16,7 @@ import simdjson
 
 from service.codec import float_text, raw
 from service.codec.envelope import kind_of, parse, wrong_type
+from service.codec.float_text import FEW_SEQUENCES, MAX_SEQUENCES
 from service.codec.inference_head import InputHead
 from service.errors import IllegalRequestError
 from service.tensors import BoolArray, Float32Array, Int64Array
@@ -29,7 +30,7 @@ STORED: dict[str, np.dtype[Any]] = {
 }
 DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}  # of outputs
 _DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?P<list>\[(?P<nested>[ \t\r\n]*\[[ \t\r\n]*\[)?)')
-_MOST_LISTS = 2**13  # that are cut out: more than a request may have; the others are left to the parser
+_MOST_LISTS, _FEW_LISTS = 2**13, 2**9  # that are cut out: more than a request may have; and within some milliseconds
 _NESTED_AXES = 3  # of a list that C reads nested
 _NONCE = secrets.token_hex(16)  # so that a client cannot write what stands for numbers
 
@@ -53,17 +54,19 @@ class Numbers:
     nested: bool
 
 
-def cut_numbers(text: bytes) -> tuple[bytes, dict[str, Numbers]]:
+def cut_numbers(text: bytes, *, all_of_them: bool) -> tuple[bytes, dict[str, Numbers]]:
     """The text with strings in place of the lists of numbers that are `data`, and the lists by these strings.
 
-    Whatever the text is, one with a string for a well-formed list is JSON exactly if it is.
+    Whatever the text is, one with a string for a well-formed list is JSON exactly if it is. Unless `all_of_them`, what
+    would take long to cut out is left in the text.
     """
-    if not 0 < text.count(b'"data"') <= _MOST_LISTS:
+    most_lists, most_sequences = (_MOST_LISTS, MAX_SEQUENCES) if all_of_them else (_FEW_LISTS, FEW_SEQUENCES)
+    if not 0 < text.count(b'"data"') <= most_lists:
         return text, {}
     pieces, found, end = list[bytes](), dict[str, Numbers](), 0
     while match := _DATA.search(text, end):
         start, nested = match.start("list"), match["nested"] is not None
-        arrays, stop = _read_list(text, start, nested=nested) or ((), 0)
+        arrays, stop = _read_list(text, start, most_sequences, nested=nested) or ((), 0)
         if arrays:
             name = f"{_NONCE}.{len(found)}"
             found[name] = Numbers(text, start, stop, arrays, nested)
@@ -75,9 +78,11 @@ def cut_numbers(text: bytes) -> tuple[bytes, dict[str, Numbers]]:
     return b"".join((*pieces, text[end:])) if found else text, found
 
 
-def _read_list(text: bytes, start: int, *, nested: bool) -> tuple[tuple[Float32Array, ...], int] | None:
+def _read_list(
+    text: bytes, start: int, most_sequences: int, *, nested: bool
+) -> tuple[tuple[Float32Array, ...], int] | None:
     if nested:
-        return float_text.read(text, start)
+        return float_text.read(text, start, most_sequences)
     flat = float_text.read_flat(text, start)
     return flat and ((flat[0],), flat[1])
 

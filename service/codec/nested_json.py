@@ -8,7 +8,7 @@ What fails any of this is read again in explain.py, slowly, to say where it is w
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from service.codec import float_text
 from service.codec.envelope import (
+    LONG_BYTES,
     MAX_LISTS,
+    LongTextError,
     count_lists,
     not_finite,
     parse,
@@ -47,9 +49,20 @@ def decode(body: bytes) -> Tensors:
     Raises:
         UnreadableError: not JSON.
         IllegalRequestError: JSON, but not of the route's form; says where.
+        LongTextError: it takes too long here.
     """
     try:
-        return _decode_fast(body)
+        return _decode_fast(body, float_text.FEW_SEQUENCES, LONG_BYTES)
+    except _NotPlainError:
+        if len(body) > LONG_BYTES:
+            raise LongTextError(partial(decode_slowly, body)) from None
+        return decode_slowly(body)
+
+
+def decode_slowly(body: bytes) -> Tensors:
+    """Reads a request, however long it takes."""
+    try:
+        return _decode_fast(body, float_text.MAX_SEQUENCES, len(body))
     except _NotPlainError:
         return explain(body)
 
@@ -88,8 +101,10 @@ class _NotPlainError(Exception):
     """The fast way will not do: read again, slowly, to find out why."""
 
 
-def _decode_fast(body: bytes) -> Tensors:
-    hidden_states, envelope = _cut_hidden_states(body)
+def _decode_fast(body: bytes, most_sequences: int, most_bytes: int) -> Tensors:
+    hidden_states, envelope = _cut_hidden_states(body, most_sequences)
+    if len(envelope) > most_bytes:
+        raise _NotPlainError
     if hidden_states is None or len(envelope) > _REMEMBERED_BYTES:
         return _read(envelope, plain=hidden_states is not None)._replace(hidden_states=hidden_states)
     return _recall(envelope)._replace(hidden_states=hidden_states)
@@ -128,15 +143,18 @@ def _read(envelope: bytes, *, plain: bool) -> Tensors:
     return Tensors(text=text, outputs=outputs, **read_urgency(fields), **arrays)
 
 
-def _cut_hidden_states(body: bytes) -> tuple[tuple[Float32Array, ...] | None, bytes]:
+def _cut_hidden_states(body: bytes, most_sequences: int) -> tuple[tuple[Float32Array, ...] | None, bytes]:
     """The numbers, and the body with 0 in their place; None and the whole body if they are not there or not plain.
 
     Whatever the body is, one with 0 for a well-formed list is JSON exactly if it is.
     """
-    if (key := _HIDDEN_STATES.search(body)) is None or (found := float_text.read(body, key.end() - 1)) is None:
+    if (key := _HIDDEN_STATES.search(body)) is None:
+        return None, body
+    start = key.end() - 1
+    if (found := float_text.read(body, start, most_sequences)) is None:
         return None, body
     arrays, end = found
-    return arrays, b"%b0%b" % (body[: key.end() - 1], body[end:])
+    return arrays, b"%b0%b" % (body[:start], body[end:])
 
 
 def _read_tensor(name: str, value: Any) -> tuple[tuple[NDArray[Any], ...], int]:

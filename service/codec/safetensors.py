@@ -6,6 +6,7 @@ one rectangle, and `sequence_lengths` says how much of each row is its sequence:
 The format: https://github.com/huggingface/safetensors#format. Why no library: docs/decisions/0018-safetensors.md.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,18 @@ import orjson
 from numpy.typing import NDArray
 
 from service.codec import raw
+from service.codec.envelope import LONG_BYTES, LongTextError
 from service.codec.interventions import check_shape, from_tensors
-from service.codec.safetensors_header import AXES, LENGTH_BYTES, LENGTHS, METADATA, STORED, Entry, read_header
+from service.codec.safetensors_header import (
+    AXES,
+    LENGTH_BYTES,
+    LENGTHS,
+    MAX_HEADER_BYTES,
+    METADATA,
+    STORED,
+    Entry,
+    read_header,
+)
 from service.errors import IllegalRequestError
 from service.request import BlockResult, Intervention, Tensors
 from service.tensors import BoolArray, Int64Array
@@ -31,7 +42,14 @@ def decode(body: bytes) -> Tensors:
     Raises:
         UnreadableError: not safetensors: lengths, offsets and JSON do not fit each other and the body.
         IllegalRequestError: safetensors, but not of the route's form; says where.
+        LongTextError: it takes too long here.
     """
+    if LONG_BYTES < int.from_bytes(body[:LENGTH_BYTES], "little") <= min(MAX_HEADER_BYTES, len(body)):
+        raise LongTextError(partial(_decode, body))
+    return _decode(body)
+
+
+def _decode(body: bytes) -> Tensors:
     fields, entries, data = read_header(body)
     changes = {name: entries.pop(name) for name in [*entries] if name not in AXES}
     arrays = {name: _view(data, entry) for name, entry in entries.items()}

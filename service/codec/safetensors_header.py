@@ -141,7 +141,7 @@ def _read_metadata(value: Any) -> Tensors:
             message = "expected the field's JSON as text"
             raise UnreadableError(message, code="invalid_json", at=place) from None
         members.append(f'"{name}":{text}')
-    return nested_json.decode(f"{{{','.join(members)}}}".encode())
+    return nested_json.decode_slowly(f"{{{','.join(members)}}}".encode())
 
 
 def _read_entry(name: str, where: str, value: Any, data_bytes: int) -> Entry:

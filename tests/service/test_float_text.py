@@ -123,10 +123,9 @@ def test_every_cut_of_a_good_text_is_not_read_and_every_changed_byte_is_jsons_re
                 assert [_bits(rows) for rows in found[0]] == [_bits(np.asarray(rows, np.float32)) for rows in lists]
 
 
-def test_more_sequences_than_the_bound_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_text, "MAX_SEQUENCES", 3)
-    assert read(b"[[[1]],[[1]],[[1]]]", 0) is not None
-    assert read(b"[[[1]],[[1]],[[1]],[[1]]]", 0) is None
+def test_more_sequences_than_the_bound_are_not_read() -> None:
+    assert read(b"[[[1]],[[1]],[[1]]]", 0, 3) is not None
+    assert read(b"[[[1]],[[1]],[[1]],[[1]]]", 0, 3) is None
 
 
 SHAPES = [(1,), (5,), (2, 3), (1, 1, 1), (4, 1, 2), (2, 3, 4, 5), (0,), (2, 0), (700, 30)]
@@ -198,6 +197,7 @@ def test_a_short_list_takes_no_room_for_the_text_behind_its_quote(monkeypatch: p
 
 
 def test_so_many_lists_as_no_request_has_are_left_to_the_parser() -> None:
-    text = b'"data":[1] ' * 2**13
-    assert len(cut_numbers(text)[1]) == 2**13
-    assert cut_numbers(text + b'"data":[1]') == (text + b'"data":[1]', {})
+    for most, all_of_them in ((2**9, False), (2**13, True)):
+        text = b'"data":[1] ' * most
+        assert len(cut_numbers(text, all_of_them=all_of_them)[1]) == most
+        assert cut_numbers(text + b'"data":[1]', all_of_them=all_of_them) == (text + b'"data":[1]', {})

@@ -114,7 +114,8 @@ FORM: dict[str, tuple[object, str, str, str]] = {
         "interventions[1]", "expected at most 4,096 interventions, got more",
     ),
     "more objects than any request has": (
-        "[" + "{}," * 2**18 + "{}]", "too_many_lists", "body", "expected at most 262,144 lists in all, got more"
+        "[" + "{}," * 2**18 + "{}]", "too_many_lists", "body",
+        "expected at most 262,144 lists, objects or strings in all, got more",
     ),
 }  # fmt: skip
 

@@ -132,7 +132,9 @@ def test_millions_of_lists_are_refused_before_they_become_objects(unharmed: http
     start_s = time.perf_counter()
     response = post(unharmed, body)
     assert time.perf_counter() - start_s < 2
-    assert_refused(response, 422, "too_many_lists", "body", "expected at most 262,144 lists in all, got more")
+    assert_refused(
+        response, 422, "too_many_lists", "body", "expected at most 262,144 lists, objects or strings in all, got more"
+    )
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ ILLEGAL = {
     "a sequence more than the most": (
         save({"input_ids": np.zeros((2**18 + 1, 1), np.int64)}),
         "too_many_tokens",
-        "expected at most 262,144 sequences, got 262,145 - at input_ids.shape[0]",
+        "expected at most 65,536 sequences, got 262,145 - at input_ids.shape[0]",
     ),
     "a shape that is none": (states(shape=2), "wrong_type", "expected a list, got a number - at hidden_states.shape"),
     **{
