@@ -19,13 +19,13 @@ from service.shedding import hold_queue
 T = TypeVar("T")
 
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # asked by machines
-_ROOMLESS_BYTES = 65_536  # of a body; the server buffers as many before anyone asks for them
 
 
 class Door:
     """Refuses early what cannot be served, reads the body under its limit, ends work for who has left.
 
-    A request is under way once its body is whole or needs room: who sends it byte by byte takes no place from others.
+    A request is under way once its body is whole, and a body takes as much room as has come of it: who sends it slowly
+    takes no place from others.
 
     Args:
         app: the application behind the door.
@@ -131,7 +131,8 @@ class Door:
         if body is not None:  # it came with its head
             if len(body) > self._settings.max_body_bytes:
                 raise _too_large(self._settings)
-            self._take_place(scope, len(body))
+            self._count(scope, len(body))
+            self._take_place(scope)
             return body
         chunks, size = [], 0
         while True:
@@ -144,21 +145,24 @@ class Door:
             size += len(chunk)
             if size > self._settings.max_body_bytes:
                 raise _too_large(self._settings)
+            self._count(scope, len(chunk))
             chunks.append(chunk)
-            whole = not message.get("more_body", False)
-            if whole or size >= _ROOMLESS_BYTES:
-                self._take_place(scope, size if whole else scope["length"] or self._settings.max_body_bytes)
-            if whole:
+            if not message.get("more_body", False):
+                self._take_place(scope)
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _take_place(self, scope: Scope, size_bytes: int) -> None:
-        if "under_way" not in scope:
-            self._places.take(size_bytes)
-            scope["under_way"] = size_bytes
+    def _count(self, scope: Scope, size_bytes: int) -> None:
+        self._places.add(size_bytes)
+        scope["body_bytes"] = scope.get("body_bytes", 0) + size_bytes
+
+    def _take_place(self, scope: Scope) -> None:
+        self._places.take()
+        scope["under_way"] = True
 
     def _leave(self, scope: Scope) -> None:
-        if (size_bytes := scope.pop("under_way", None)) is not None:
-            self._places.leave(size_bytes)
+        self._places.remove(scope.pop("body_bytes", 0))
+        if scope.pop("under_way", False):
+            self._places.leave()
 
     async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Runs the application; the request's place is free before its last byte goes."""

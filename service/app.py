@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from service import __version__, budget, logs
+from service import __version__, budget, logs, metrics
 from service.admission import Door
 from service.api import operations, page, v1, v2, v2_repository
 from service.api.direct import Direct
@@ -66,6 +66,7 @@ class Application:
         self.grpc_port: int | None = None
         api = self._api()
         api.state.places = places = Places(settings)
+        metrics.IN_FLIGHT.set_function(lambda: places.taken)
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
         self.openapi = api.openapi
         self._grpc = None if settings.grpc_port is None else self._make_grpc(places, keys)

@@ -17,7 +17,8 @@ _PIECES = 2  # times that: a pool in which blocks of many sizes come and go is n
 _PROCESS_BYTES = 160 * 2**20
 _MODEL_BYTES = 16 * 2**20  # of a session's graph, threads and tokenizer
 _CELLS_FLOOR = 512**2  # of a head: the fit keeps sequences of 512 positions
-_LOWERED = ("max_attention_cells", "max_answers_bytes", "max_bodies_bytes")
+_BATCH_FLOOR = 512  # positions of a batch
+_LOWERED = ("max_attention_cells", "max_answers_bytes", "max_bodies_bytes", "max_batch_tokens", "max_queued_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ def fit(specs: Sequence[ModelSpec], settings: Settings) -> Settings:
     """
     settings = settings.model_copy(update={"max_memory_bytes": settings.max_memory_bytes or available_bytes()})
     heads = max((spec.num_attention_heads or 1 for spec in specs), default=1)
-    floors = (heads * _CELLS_FLOOR, settings.max_answer_bytes, settings.max_body_bytes)
+    bytes_, tokens = (settings.max_answer_bytes, settings.max_body_bytes), (_BATCH_FLOOR, settings.max_request_tokens)
+    floors = (heads * _CELLS_FLOOR, *bytes_, *tokens)
     for name, floor in zip(_LOWERED, floors, strict=True):
         while (value := getattr(settings, name)) > floor and not _fits(specs, settings):
             settings = settings.model_copy(update={name: max(floor, value // 2)})

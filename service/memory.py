@@ -55,11 +55,11 @@ def trim() -> None:
 
 
 class Held:
-    """Counts the bytes of arrays for as long as anybody refers to them, or to a view of them."""
+    """Counts bytes: of arrays for as long as anybody refers to them, or to a view of them, and what else is told of."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
-        self._sizes: dict[int, int] = {}  # one entry an array, so that no two threads write the same thing
+        self._sizes: dict[object, int] = {}  # one entry an array or owner: no two threads write the same thing
 
     def add(self, array: np.ndarray[Any, Any]) -> None:
         """Counts an array from now on."""
@@ -67,9 +67,16 @@ class Held:
         self._sizes[number] = array.nbytes
         weakref.finalize(array, self._sizes.pop, number).atexit = False
 
+    def set(self, owner: object, size_bytes: int) -> None:
+        """Counts so many bytes of an owner from now on; 0 forgets it."""
+        if size_bytes:
+            self._sizes[owner] = size_bytes
+        else:
+            self._sizes.pop(owner, None)
+
     @property
     def bytes(self) -> int:
-        """Of all arrays that are still there."""
+        """Of all that is still there."""
         return sum(list(self._sizes.values()))
 
 

@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
-LEAST_TAKEN_BYTES = 2**20  # of an answer, in each timeout
+from service.memory import Held
+
+LEAST_TAKEN_BYTES, LEAST_TAKEN_PART = 2**20, 16  # of an answer, in each timeout: as many bytes, and such a part of it
+UNSENT = Held()  # what clients have not taken yet of their answers
 _CONTINUE = b"HTTP/1.1 100 "
 
 
@@ -14,7 +17,8 @@ class Outlet:
         transport: of the connection.
         close: called for the cycle's close.
         loop: that runs it.
-        timeout_s: in which a client must take `LEAST_TAKEN_BYTES` of what waits, or the rest; else it is cut off.
+        timeout_s: in which a client must take `LEAST_TAKEN_BYTES` of what waits, and a `LEAST_TAKEN_PART`th of what
+            waited at first, or the rest; else it is cut off.
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class Outlet:
         self._loop = loop
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent_bytes = 0
+        self._unsent_bytes = self._least_bytes = 0
         self._head: bytes | None = None
         self._begins = False
 
@@ -56,19 +60,28 @@ class Outlet:
 
     def watch(self) -> None:
         """Starts the clock for what the client has not taken yet."""
-        self._unsent_bytes = self._transport.get_write_buffer_size()
-        if self._unsent_bytes and self._timer is None:
-            self._timer = self._loop.call_later(self._timeout_s, self._look)
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes and self._timer is None:
+            self._least_bytes = max(LEAST_TAKEN_BYTES, unsent_bytes // LEAST_TAKEN_PART)
+            self._await_client(unsent_bytes)
 
     def unwatch(self) -> None:
         """Stops the clock."""
+        UNSENT.set(self, 0)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _await_client(self, unsent_bytes: int) -> None:
+        self._unsent_bytes = unsent_bytes
+        UNSENT.set(self, unsent_bytes)
+        if unsent_bytes:
+            self._timer = self._loop.call_later(self._timeout_s, self._look)
+
     def _look(self) -> None:
         self._timer = None
-        if self._transport.get_write_buffer_size() > max(0, self._unsent_bytes - LEAST_TAKEN_BYTES):
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes > max(0, self._unsent_bytes - self._least_bytes):
             self._transport.abort()
         else:
-            self.watch()
+            self._await_client(unsent_bytes)

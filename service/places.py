@@ -1,51 +1,51 @@
 """How many requests are under way, and what their bodies take, whichever face they came by: limits for the process."""
 
-from service import metrics
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from service.settings import Settings
 from service.shedding import shed
 
 
 class Places:
-    """Counts requests under way and the bytes of their bodies.
+    """Counts requests under way, and the bytes of bodies that are here.
 
     Args:
         settings: the limits.
+
+    Attributes:
+        taken: requests under way.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._taken = 0
+        self.taken = 0
         self._bytes = 0
-        metrics.IN_FLIGHT.set_function(lambda: self._taken)
 
     def hold(self, size_bytes: int) -> None:
-        """Refuses while there is no place for a body of this size.
+        """Refuses while there is no place, or no room for a body of this size.
 
         Raises:
-            OverloadedError: as many are under way as may be, or their bodies take too much.
+            OverloadedError: as many are under way as may be, or bodies take too much.
         """
-        if self._taken >= (limit := self._settings.max_in_flight):
-            message = f"{limit} requests are under way already; try again in a moment"
-            raise shed(message, 1.0, self._settings, code="in_flight")
+        self._hold_place()
         self._hold_bytes(size_bytes)
 
-    def _hold_bytes(self, size_bytes: int) -> None:
-        if self._bytes + size_bytes > (limit := max(self._settings.max_bodies_bytes, self._settings.max_body_bytes)):
-            message = f"the bodies under way take {limit:,} bytes with this one, or more; try again in a moment"
-            raise shed(message, 1.0, self._settings, code="bodies_full")
-
-    def take(self, size_bytes: int) -> None:
-        """Takes a place; `leave` gives it back, with the same size.
+    def take(self) -> None:
+        """Takes a place; `leave` gives it back.
 
         Raises:
             OverloadedError: none is free.
         """
-        self.hold(size_bytes)
-        self._taken += 1
-        self._bytes += size_bytes
+        self._hold_place()
+        self.taken += 1
 
-    def grow(self, size_bytes: int) -> None:
-        """Counts what a body under way takes beyond what was known of it; given back by `leave` too.
+    def leave(self) -> None:
+        """Gives a place back."""
+        self.taken -= 1
+
+    def add(self, size_bytes: int) -> None:
+        """Counts what has come of a body, or what it was inflated to; `remove` takes it off again.
 
         Raises:
             OverloadedError: it takes too much, beside the others.
@@ -53,7 +53,32 @@ class Places:
         self._hold_bytes(size_bytes)
         self._bytes += size_bytes
 
-    def leave(self, size_bytes: int) -> None:
-        """Gives a place back."""
-        self._taken -= 1
+    def remove(self, size_bytes: int) -> None:
+        """Counts a body, or a part of it, no more."""
         self._bytes -= size_bytes
+
+    @contextmanager
+    def one(self, size_bytes: int = 0) -> Iterator[None]:
+        """A place, and room for a body, while the block runs.
+
+        Raises:
+            OverloadedError: as `hold`.
+        """
+        self.hold(size_bytes)
+        self.taken += 1
+        self._bytes += size_bytes
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            self._bytes -= size_bytes
+
+    def _hold_place(self) -> None:
+        if self.taken >= (limit := self._settings.max_in_flight):
+            message = f"{limit} requests are under way already; try again in a moment"
+            raise shed(message, 1.0, self._settings, code="in_flight")
+
+    def _hold_bytes(self, size_bytes: int) -> None:
+        if self._bytes + size_bytes > (limit := max(self._settings.max_bodies_bytes, self._settings.max_body_bytes)):
+            message = f"no room for this body: all that are here may take {limit:,} bytes; try again in a moment"
+            raise shed(message, 1.0, self._settings, code="bodies_full")

@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     )
     max_in_flight: int = Field(256, ge=1, description="Requests under way at once (429 beyond).")
     max_bodies_bytes: Bytes = Field(
-        256 * 2**20, description="Bodies of all requests under way, in bytes; one of the largest is always taken (429)."
+        256 * 2**20,
+        description="Bodies that are here, as much as has come of each, in bytes; one of the largest is always taken "
+        "(429).",
     )
     max_outputs: int = Field(1024, ge=1, description="Tensors one request may ask for, after expansion (422).")
     max_request_tokens: int = Field(16_384, ge=1, description="Positions of all sequences of a request (422).")
@@ -86,8 +88,8 @@ class Settings(BaseSettings):
     max_answer_bytes: Bytes = Field(64 * 2**20, description="Largest answer, counted as float32, in bytes (422).")
     max_answers_bytes: Bytes = Field(
         256 * 2**20,
-        description="Arrays of all answers that are not written yet, in bytes; where there are none, any are taken "
-        "(429 beyond).",
+        description="Arrays of all answers that are not written yet, in bytes, and beside them, for an answer of a MiB "
+        "and more, what clients have not taken; where there is nothing, any are taken (429 beyond).",
     )
     max_memory_bytes: Bytes | None = Field(
         None,

@@ -70,6 +70,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> None:
         self._served = Served(settings, lifecycle, repository, load)
         self._places = places
+        self._unread = Places(settings)  # calls whose message is not here yet
         self._keys = keys
         self._server: Any = None
         self._calls: set[asyncio.Task[Any]] = set()
@@ -176,19 +177,17 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         if path in _PROBE_PATHS:
             return await self._work(path, await self._read(context))
         self._served.lifecycle.hold_open()
-        self._places.take(0)  # of its message grpc tells nothing until it is whole
-        size_bytes = 0
+        self._places.hold(0)
         task = asyncio.current_task()
         try:
             if task:
                 self._calls.add(task)
-            body = await self._read(context)
-            self._places.grow(len(body))
-            size_bytes = len(body)
-            return await self._work(path, body)
+            with self._unread.one():  # of a message grpc tells nothing until it is whole
+                body = await self._read(context)
+            with self._places.one(len(body)):
+                return await self._work(path, body)
         finally:
             self._calls.discard(task)
-            self._places.leave(size_bytes)
 
     async def _read(self, context: Any) -> bytes:
         settings = self._served.settings

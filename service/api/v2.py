@@ -170,9 +170,9 @@ async def _inflate(request: Request, body: bytes, encoding: str) -> bytes:
     """The body as it was; what it takes beyond what the door has counted is counted too, and given back by the door."""
     state = request.app.state
     whole = await asyncio.to_thread(inflate, body, encoding, state.settings.max_body_bytes)
-    more = max(0, len(whole) - request.scope["under_way"])
-    state.places.grow(more)
-    request.scope["under_way"] += more
+    more = max(0, len(whole) - request.scope["body_bytes"])
+    state.places.add(more)
+    request.scope["body_bytes"] += more
     return whole
 
 

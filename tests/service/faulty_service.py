@@ -1,16 +1,16 @@
 """The service with faults that a test can call up by a sequence's length: `python -m tests.service.faulty_service`.
 
-40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S; SIGUSR1 blocks the event
-loop for BLOCKED_S; with FAULT=loading in the environment every model is loaded a hundred times over, with FAULT=resting
-the door takes what waits for an hour's work.
+40 positions take SLOW_S to run, 41 break the batcher's loop, 42 take STUCK_S, 43 take HELD_S, 44 never end; SIGUSR1
+blocks the event loop for BLOCKED_S; with FAULT=loading in the environment every model is loaded a hundred times over,
+with FAULT=resting the door takes what waits for an hour's work.
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from service import __main__, app, runner
@@ -20,8 +20,9 @@ from service.padding import choose
 from service.repository import find_versions
 from service.session import Session, Stop
 
-SLOW, BREAKS_THE_LOOP, STUCK, HELD = 40, 41, 42, 43
+SLOW, BREAKS_THE_LOOP, STUCK, HELD, ENDLESS = 40, 41, 42, 43, 44
 SLOW_S, STUCK_S, HELD_S, BLOCKED_S = 0.5, 6.0, 2.0, 1.0
+WAITS_S = {SLOW: SLOW_S, STUCK: STUCK_S, HELD: HELD_S, ENDLESS: threading.TIMEOUT_MAX}
 
 
 def install() -> None:
@@ -32,7 +33,7 @@ def install() -> None:
         self: Session, outputs: Sequence[str], feeds: Mapping[str, Any], stop: Stop | None = None
     ) -> list[Any]:
         # time.sleep fails under libfaketime (test_clock.py).
-        Event().wait({SLOW: SLOW_S, STUCK: STUCK_S, HELD: HELD_S}.get(feeds["hidden_states"].shape[1], 0.0))
+        threading.Event().wait(WAITS_S.get(feeds["hidden_states"].shape[1], 0.0))
         return run(self, outputs, feeds, stop)
 
     def choose_or_break(lengths: list[int], cost: Cost) -> list[int]:

@@ -1,6 +1,7 @@
 """Requests that a server has taken up and not answered yet."""
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,8 @@ from typing import Any
 import httpx
 
 from tests.server import Server
+from tests.service.faulty_service import ENDLESS
+from tests.service.wire import HEAD, connect
 
 FORWARD = "/v1/models/tiny/forward"
 
@@ -33,6 +36,16 @@ def in_flight(server: Server, *lengths: int, **fields: object) -> Iterator[list[
             futures.append(threads.submit(client.post, FORWARD, json=body(length) | fields))
             _wait_until_in_flight(client, count, sum(lengths[1:count]))
         yield futures
+
+
+@contextlib.contextmanager
+def endless(server: Server) -> Iterator[None]:
+    """A request whose run does not end, on a server with faults, which must be killed before the block ends."""
+    data = json.dumps(body(ENDLESS)).encode()
+    with connect(server) as connection, server.client() as client:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        _wait_until_in_flight(client, 1, 0)
+        yield
 
 
 def _wait_until_in_flight(client: httpx.Client, count: int, queued_tokens: int) -> None:

@@ -16,7 +16,7 @@ from tests.service.grpc_client import Grpc, failure, raw
 from tests.service.inference import ask_binary, framed_states
 
 ROWS = np.full((12, SLOW, 8), 0.5, np.float32)  # 15 kB
-SAID = "the bodies under way take 20,000 bytes with this one, or more; try again in a moment"
+SAID = "no room for this body: all that are here may take 20,000 bytes; try again in a moment"
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from service.budget import available_bytes
-from service.errors import OverloadedError
+from service.budget import available_bytes, count, fit
+from service.errors import OverloadedError, StartError
+from service.manifest import read_manifest
 from service.repository import load_model
 from service.runner import Runner
 from service.settings import Settings
@@ -63,6 +64,18 @@ def test_a_start_that_does_not_fit_says_what_takes_how_much_and_ends(
         r"max_queued_tokens or max_batch_tokens, serve fewer models, or set layer_graphs to off\n",
         done.stderr,
     )
+
+
+def test_minilm_fits_into_a_gibibyte_and_into_three_quarters_of_one(artifact: Callable[[str], Path]) -> None:
+    path = artifact("minilm") / "manifest.json"
+    spec = read_manifest(path.read_bytes(), str(path))
+    for limit in (2**30, 3 * 2**28):
+        fitted = fit([spec], Settings.model_validate({"max_memory_bytes": limit}))
+        assert count([spec], fitted).total <= limit
+        assert fitted.max_batch_tokens >= 512
+        assert fitted.max_request_tokens == Settings.model_validate({}).max_request_tokens
+    with pytest.raises(StartError, match=r"expected 7[0-9][0-9] MiB of memory at most to be within 700 MiB"):
+        fit([spec], Settings.model_validate({"max_memory_bytes": 700 * MIB}))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +128,7 @@ def test_answers_beside_those_that_are_not_written_yet_are_refused_beyond_a_limi
     first = runner.run([sequence])  # alone it may be larger than the limit
     with pytest.raises(OverloadedError) as refused:
         runner.run([sequence])
-    message = "the answers under way take 100,000 bytes with this one, or more; try again in a moment"
+    message = "no room for this answer: all that are not sent may take 100,000 bytes; try again in a moment"
     assert (refused.value.sentence, refused.value.code) == (message, "answers_full")
     view = np.asarray(first[0][0])[0]
     del first

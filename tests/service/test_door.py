@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.server import Server, link_models, running
 from tests.service.faulty_service import HELD
+from tests.service.in_flight import endless
 from tests.service.log_lines import lines_of
 from tests.service.refusal import GOOD
 from tests.service.wire import HEAD, REQUEST, connect, exchange, read_one
@@ -95,15 +97,15 @@ def test_bodies_take_no_more_memory_than_a_limit_and_one_of_the_largest_is_alway
         connect(server) as first,
         connect(server) as second,
     ):
-        first.sendall(head % 180_000 + b" " * 150_000)
-        until_in_flight(server, 1)
+        first.sendall(head % 180_000 + b" " * 175_000)
+        time.sleep(0.2)  # what has been sent is here
         second.sendall(head % 30_000)
         refusal = read_one(second)
-        message = "the bodies under way take 200,000 bytes with this one, or more; try again in a moment"
+        message = "no room for this body: all that are here may take 200,000 bytes; try again in a moment"
         assert refusal.failure() == (429, "bodies_full", "", message)
         assert int(refusal.headers["retry-after"]) in {1, 2}
         assert httpx.post(f"{server.url}/v1/models/tiny/forward", content=GOOD).status_code == 200
-        first.sendall(b" " * 30_000)
+        first.sendall(b" " * 5_000)
         assert read_one(first).status == 400
         second.sendall(b" " * 30_000 + head % len(GOOD) + GOOD)
         assert read_one(second).status == 200
@@ -119,19 +121,16 @@ def test_a_place_that_is_gone_when_the_body_is_whole_is_refused_too(models: Path
 
 @pytest.fixture(scope="module")
 def full(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose one place is taken, by who has sent most of a body."""
+    """A server whose one place is taken, by who waits for a run without an end."""
     folder = tmp_path_factory.mktemp("full")
-    with running(models, folder, max_in_flight=1, body_timeout_s=600) as server, connect(server) as connection:
-        connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 80_000)
-        until_in_flight(server, 1)
+    with running(models, folder, FAULTY, max_in_flight=1, run_timeout_s=3600) as server, endless(server):
         yield server
+        server.stop(signal.SIGKILL)
 
 
 def test_a_client_that_is_silent_after_a_refused_body_is_closed_as_any_idle_one(models: Path, tmp_path: Path) -> None:
-    short = running(models, tmp_path, max_in_flight=1, body_timeout_s=600, idle_timeout_s=0.5)
-    with short as server, connect(server) as holder, connect(server) as connection:
-        holder.sendall(UNSENT + b" " * 80_000)
-        until_in_flight(server, 1)
+    short = running(models, tmp_path, FAULTY, max_in_flight=1, idle_timeout_s=0.5)
+    with short as server, under_way(server, HELD), connect(server) as connection:
         for _ in range(3):  # from the second on its head is known
             connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 1000)
             assert read_one(connection).failure() == IN_FLIGHT

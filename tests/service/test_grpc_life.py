@@ -112,6 +112,17 @@ def test_both_faces_share_one_limit_of_requests_under_way(locked: Server) -> Non
         assert all(call.result().outputs for call in calls)
 
 
+def test_calls_whose_message_does_not_come_take_no_place_and_are_as_many_at_most(locked: Server) -> None:
+    silent = threading.Event()
+    with Grpc(locked.grpc, BEARER) as caller, locked.client() as client:
+        send = caller.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        calls = [send.future((b"" for _ in range(1) if silent.wait(20)), metadata=caller.metadata) for _ in range(3)]
+        assert client.post(FORWARD, json=FOUR, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+        codes = sorted(failure(call)[0] for call in calls)
+        assert codes == ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"]
+        silent.set()
+
+
 def test_a_message_that_does_not_come_gives_its_place_back(locked: Server) -> None:
     silent = threading.Event()
     with Grpc(locked.grpc, BEARER) as caller:

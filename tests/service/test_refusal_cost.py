@@ -8,6 +8,7 @@ answer and, for a 413, a connection cost, which depends on the machine and its h
 import contextlib
 import operator
 import os
+import signal
 import socket
 import statistics
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from tests import forked
 from tests.server import Server, link_models, running
+from tests.service.in_flight import endless
 from tests.service.wire import HEAD, REQUEST, connect
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
@@ -30,12 +32,15 @@ TOO_LARGE = HEAD + b"Content-Length: 20000000\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str], Path]) -> Iterator[Server]:
-    """A server whose one place is taken, by who has sent most of a body."""
+    """A server whose one place is taken, by who waits for a run without an end."""
     folder = tmp_path_factory.mktemp("refusal-cost")
     models = link_models(folder / "models", {"tiny": artifact("tiny")})
-    with running(models, folder, max_in_flight=1, body_timeout_s=600) as started, connect(started) as connection:
-        connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 80_000)
+    with (
+        running(models, folder, "tests.service.faulty_service", max_in_flight=1, run_timeout_s=3600) as started,
+        endless(started),
+    ):
         yield started
+        started.stop(signal.SIGKILL)
 
 
 def ask(connection: socket.socket, data: bytes, status: bytes) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.server import Server, link_models, running
 from tests.service.faulty_service import SLOW
 from tests.service.log_lines import lines_of
-from tests.service.refusal import GOOD, hidden_states, post
+from tests.service.refusal import GOOD, assert_refused, hidden_states, post
 from tests.service.wire import HEAD, REQUEST, connect, read_all, read_one, read_some, until_served
 
 DEADLINE_S = 0.4
@@ -98,17 +98,30 @@ def test_a_trickled_head_after_a_request_still_gets_the_answer_to_that(server: S
     assert (first.status, second.failure()[:2]) == (200, (408, "head_timeout"))
 
 
-def test_who_sends_a_body_byte_by_byte_takes_no_place_from_others(
-    artifact: Callable[[str], Path], tmp_path: Path
-) -> None:
-    models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
-    with running(models, tmp_path, max_in_flight=1) as server, contextlib.ExitStack() as stack:
+BEGUN = {
+    "a byte of 60 kB": HEAD + b"Content-Length: 60000\r\n\r\n{",
+    "most of 70 kB": HEAD + b"Content-Length: 70000\r\n\r\n" + b" " * 66_000,
+    "66 kB of the largest": HEAD + b"Content-Length: 16777216\r\n\r\n" + b" " * 66_000,
+    "66 kB in a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n101d0\r\n" + b" " * 66_000 + b"\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str], Path]) -> Iterator[Server]:
+    """A server with one place, and room for one of the largest bodies and for answers of 20 MiB."""
+    folder = tmp_path_factory.mktemp("narrow")
+    models = link_models(folder / "models", {"tiny": artifact("tiny")})
+    with running(models, folder, max_in_flight=1, max_bodies_bytes=16 * MIB, max_answers_bytes=20 * MIB) as started:
+        yield started
+
+
+@pytest.mark.parametrize("begun", BEGUN.values(), ids=BEGUN)
+def test_who_sends_a_body_slowly_takes_no_place_from_others(narrow: Server, begun: bytes) -> None:
+    with contextlib.ExitStack() as stack, narrow.client() as client:
         for _ in range(20):
-            connection = stack.enter_context(connect(server))
-            connection.sendall(HEAD + b"Content-Length: 60000\r\n\r\n{")
+            stack.enter_context(connect(narrow)).sendall(begun)
         time.sleep(0.1)
-        with server.client() as client:
-            assert [post(client, GOOD).status_code for _ in range(5)] == [200] * 5
+        assert [post(client, GOOD).status_code for _ in range(5)] == [200] * 5
 
 
 def test_a_request_in_its_run_has_no_deadline(server: Server) -> None:
@@ -164,6 +177,19 @@ def test_who_does_not_take_an_answer_is_cut_off_and_its_memory_is_freed(server: 
             while chunk := connection.recv(MIB):
                 received += len(chunk)
         assert received < length_of(head)
+
+
+def test_large_answers_are_refused_beside_one_that_is_not_taken_and_small_ones_are_not(narrow: Server) -> None:
+    with narrow.client() as client, ask_for_much(narrow) as connection:
+        assert connection.recv(400).startswith(b"HTTP/1.1 200 OK")
+        refused = post(client, LARGE)
+        message = "no room for this answer: all that are not sent may take 20,971,520 bytes; try again in a moment"
+        assert_refused(refused, 429, "answers_full", "", message)
+        assert post(client, GOOD).status_code == 200
+    with narrow.client() as client:
+        deadline_s = time.monotonic() + 5
+        while post(client, LARGE).status_code != 200:
+            assert time.monotonic() < deadline_s
 
 
 def test_who_takes_an_answer_slowly_but_steadily_gets_all_of_it(server: Server) -> None:

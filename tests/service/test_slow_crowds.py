@@ -54,7 +54,7 @@ async def trickle_head(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def trickle_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    sending = asyncio.create_task(trickle(writer, HEAD + b"Content-Length: 50000\r\n\r\n"))
+    sending = asyncio.create_task(trickle(writer, HEAD + b"Content-Length: 16777216\r\n\r\n" + b" " * 66_000))
     await until_closed(reader)
     sending.cancel()
 
