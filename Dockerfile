@@ -40,7 +40,7 @@ RUN pip install -q --ignore-installed --prefix /runtime -r requirements.txt \
 
 FROM builder AS service
 WORKDIR /source
-COPY pyproject.toml hatch_build.p[y] README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY service service
 COPY export export
 # The wheel holds the exporter too, which could not run without PyTorch.
@@ -66,7 +66,9 @@ ENV GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 USER 65532:65532
 EXPOSE 8000
 STOPSIGNAL SIGTERM
+# Asks where the server listens; 0.0.0.0 and :: lead back to the machine itself.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", "import http.client, os; \
-connection = http.client.HTTPConnection(\"localhost\", int(os.environ.get(\"GLASSBLOCK_HTTP_PORT\", 8000)), timeout=4); \
-connection.request(\"GET\", \"/readyz\"); os._exit(connection.getresponse().status != 200)"]
+host, port = os.environ.get('GLASSBLOCK_HTTP_HOST') or 'localhost', int(os.environ.get('GLASSBLOCK_HTTP_PORT', 8000)); \
+connection = http.client.HTTPConnection(host, port, timeout=4); \
+connection.request('GET', '/readyz'); os._exit(connection.getresponse().status != 200)"]
 ENTRYPOINT ["glassblock-serve"]

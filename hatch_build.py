@@ -19,6 +19,14 @@ PROTO = "service/codec/open_inference.proto"
 CLASSES = "service/codec/open_inference_pb2.py"
 
 
+def compiler() -> list[str]:
+    """The command of a C compiler that compiles for every processor of this platform, not for the one it runs on.
+
+    That is how a system's compiler is set; Zig's takes all that the processor beside it can.
+    """
+    return ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"]
+
+
 class NativeBuildHook(BuildHookInterface[Any]):
     """Adds library and classes to the wheel, which is then of this platform only."""
 
@@ -28,9 +36,8 @@ class NativeBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles and generates before the files are collected."""
-        compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
         protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
-        for command in ([*compiler, *FLAGS, "-o", LIBRARY, SOURCE], [*protoc, "--python_out=.", PROTO]):
+        for command in ([*compiler(), *FLAGS, "-o", LIBRARY, SOURCE], [*protoc, "--python_out=.", PROTO]):
             subprocess.run(command, cwd=Path(self.root), check=True)
         build_data["artifacts"] += [f"/{LIBRARY}", f"/{CLASSES}"]
         build_data["infer_tag"] = True

@@ -9,15 +9,17 @@ from service.errors import GlassblockError, HeadTooLargeError, LateError, Unread
 from service.settings import Settings
 
 _HOST = re.compile(rb"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?")
+_BLANKS = b" \t"  # what else Python would strip is part of a value
 _SEPARATORS = 4  # the colon, the space and the line's end
 
 
 def combine(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Values by name; several of one name become one, between commas (RFC 9110, 5.2)."""
-    fields = dict(headers)
+    """Values by name, without the blanks around them (RFC 9110, 5.5); several of one name become one (5.2)."""
+    stripped = [(name, value.strip(_BLANKS)) for name, value in headers]
+    fields = dict(stripped)
     if len(fields) < len(headers):
         fields = {}
-        for name, value in headers:
+        for name, value in stripped:
             fields[name] = fields[name] + b", " + value if name in fields else value
     return fields
 

@@ -168,7 +168,7 @@ class Inlet(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=head.fields.get(b"expect", b"").lower() == b"100-continue",
+            expect_100_continue=head.version != "1.0" and head.fields.get(b"expect", b"").lower() == b"100-continue",
             keep_alive=head.keeps_alive and not self._leaving,
             on_response=self.on_response_complete,
         )

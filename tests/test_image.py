@@ -16,6 +16,7 @@ from examples.client import Client
 from service import __version__
 from tests.artifacts import make_my_block
 from tests.container import HARDENED, IMAGE, Container, docker, mount, output_of, started
+from tests.service.test_float_text import VZEROUPPER
 from tests.test_minilm_over_http import SENTENCES, distance, oracle
 
 pytestmark = pytest.mark.docker
@@ -92,20 +93,31 @@ def test_it_answers_as_transformers_does(served: Container) -> None:
             assert distance(cache[f"layers.{layer}.attention_weights"][row], want["attentions"][layer]) <= TOLERANCE
 
 
+def test_its_library_runs_on_every_processor_of_its_platform(served: Container) -> None:
+    program = "from service.codec.float_text import LIBRARY; print(LIBRARY.read_bytes().hex())"
+    assert VZEROUPPER not in bytes.fromhex(served.run(program))
+
+
 def test_it_turns_healthy(served: Container) -> None:
-    end_s = time.monotonic() + 30
-    while (health := served.inspect("{{.State.Health.Status}}")) != "healthy":
-        assert time.monotonic() < end_s, health
-        time.sleep(0.2)
+    _wait_until_its_health_is("healthy", served)
+
+
+def test_it_turns_healthy_where_it_listens_at_one_address_alone() -> None:
+    with started("--env", "GLASSBLOCK_HTTP_HOST=127.0.0.2", "--health-interval", "1s") as container:
+        _wait_until_its_health_is("healthy", container)
 
 
 def test_a_container_that_does_not_listen_is_unhealthy() -> None:
     options = ("--health-interval", "1s", "--health-retries", "1", "--health-start-period", "1ms")
     with started(*options, arguments=["--http-port", "0"]) as container:  # another port than the variable says
-        end_s = time.monotonic() + 30
-        while (health := container.inspect("{{.State.Health.Status}}")) != "unhealthy":
-            assert time.monotonic() < end_s, health
-            time.sleep(0.2)
+        _wait_until_its_health_is("unhealthy", container)
+
+
+def _wait_until_its_health_is(wanted: str, container: Container) -> None:
+    end_s = time.monotonic() + 30
+    while (health := container.inspect("{{.State.Health.Status}}")) != wanted:
+        assert time.monotonic() < end_s, health
+        time.sleep(0.2)
 
 
 @pytest.mark.timeout(180)

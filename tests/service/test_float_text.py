@@ -1,9 +1,13 @@
 """float_text.c against Python's own reading of numbers, and against orjson's writing of them."""
 
 import json
+import runpy
+import shutil
+import sys
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,8 @@ from service.codec import float_text
 from service.codec.float_text import LIBRARY, read, read_flat, write
 from service.codec.inference_input import cut_numbers
 
+ROOT = Path(__file__).parent.parent.parent
+VZEROUPPER = b"\xc5\xf8\x77"  # the instruction at the end of what computes with AVX, which not every x86-64 has
 DIGITS = st.text("0123456789", min_size=1, max_size=30)
 EXPONENTS = st.builds(
     str.__add__, st.sampled_from(["e", "E", "e+", "e-", "E-"]), st.text("0123456789", min_size=1, max_size=3)
@@ -201,3 +207,21 @@ def test_so_many_lists_as_no_request_has_are_left_to_the_parser() -> None:
         text = b'"data":[1] ' * most
         assert len(cut_numbers(text, all_of_them=all_of_them)[1]) == most
         assert cut_numbers(text + b'"data":[1]', all_of_them=all_of_them) == (text + b'"data":[1]', {})
+
+
+def test_the_library_runs_on_every_processor_of_its_platform() -> None:
+    assert VZEROUPPER not in LIBRARY.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("found", "command"),
+    [("/usr/bin/cc", ["cc"]), (None, [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"])],
+    ids=["cc", "none"],
+)
+def test_zig_which_compiles_where_there_is_no_cc_is_told_not_to_do_so_for_the_processor_it_runs_on(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, command: list[str]
+) -> None:
+    hatchling = SimpleNamespace(BuildHookInterface=list)  # a stand-in: the real one is there while building alone
+    monkeypatch.setitem(sys.modules, "hatchling.builders.hooks.plugin.interface", hatchling)
+    monkeypatch.setattr(shutil, "which", lambda _: found)
+    assert runpy.run_path(str(ROOT / "hatch_build.py"))["compiler"]() == command

@@ -8,6 +8,7 @@ import httpx
 import psutil
 import pytest
 
+from service.framing import combine
 from tests.server import Server
 from tests.service.log_lines import lines_of, log_of
 from tests.service.refusal import GOOD
@@ -52,6 +53,14 @@ MALFORMED = {
     "coding gzip, chunked": (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", CODING),
     "coding gzip": (HEAD + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", CODING),
     "coding xchunked": (HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", CODING),
+    "tab behind the coding": (
+        HEAD + b"Transfer-Encoding: chunked\t\r\n\r\n0\r\n\r\n",
+        ("", f"{READ}: Request has invalid `Transfer-Encoding`"),
+    ),
+    "vertical tab before the coding": (
+        HEAD + b"Transfer-Encoding: \vchunked\r\n\r\n0\r\n\r\n",
+        ("", f"{READ}: Invalid header value char"),
+    ),
     "coding twice": (
         HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ("", f"{READ}: Invalid `Transfer-Encoding` header value"),
@@ -76,12 +85,20 @@ MALFORMED = {
         HEAD + b"X-A: b\r\n c\r\n" + LENGTH,
         ("", f"{READ}: Unexpected whitespace after header value"),
     ),
+    "folded before its value": (HEAD + b"X-A: \r\n c\r\n" + LENGTH, ("", f"{READ}: Invalid header value char")),
     "NUL in a header": (HEAD + b"X-A: b\x00c\r\n" + LENGTH, ("", f"{READ}: Invalid header value char")),
     "bare CR": (HEAD + b"X-A: b\rc\r\n" + LENGTH, ("", f"{READ}: Missing expected LF after header value")),
+    "NUL behind a blank": (HEAD + b"X-A: b \x00\r\n" + LENGTH, ("", f"{READ}: Invalid header value char")),
+    "bare CR behind a blank": (
+        HEAD + b"X-A: b \r \r\n" + LENGTH,
+        ("", f"{READ}: Missing expected LF after header value"),
+    ),
     "bare LF": (REQUEST.replace(b"\r\n", b"\n"), ("", f"{READ}: Expected CRLF after version")),
     "no Host": (GET + b"\r\n", ONE_HOST),
     "two Hosts": (GET + HOST + HOST + b"\r\n", ONE_HOST),
+    "two Hosts, one empty": (GET + b"Host: \r\n" + HOST + b"\r\n", ONE_HOST),
     "empty Host": (GET + b"Host:\r\n\r\n", ONE_HOST),
+    "blank Host": (GET + b"Host: \t \r\n\r\n", ONE_HOST),
     **{f"Host with {sign}": (GET + f"Host: a{sign}b\r\n\r\n".encode(), ONE_HOST) for sign in ("/", "?", "#", "@", " ")},
     "probe with a forged Host": (b"GET /livez HTTP/1.1\r\nHost: a/v1/models?\r\n\r\n", ONE_HOST),
     "absolute target": (b"GET http://glassblock/livez HTTP/1.1\r\n" + HOST + b"\r\n", TARGET),
@@ -115,6 +132,37 @@ def test_what_is_no_request_is_refused_in_one_sentence_and_one_line(
     server: Server, unharmed: httpx.Client, data: bytes, said: tuple[str, str]
 ) -> None:
     assert_refused_once(server, data, 400, "invalid_http", *said)
+
+
+IN_CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD)
+BLANKS_AROUND = {
+    "Host": LINE + b"Host:\t glassblock \t\r\nConnection: close\r\n" + LENGTH,
+    "Content-Length": REQUEST.replace(b"\r\n\r\n", b" \t\r\nConnection: close\r\n\r\n"),
+    "Transfer-Encoding": HEAD + b"Connection: close\r\nTransfer-Encoding: \t chunked  \r\n\r\n" + IN_CHUNKS,
+    "Content-Encoding": HEAD + b"Connection: close\r\nContent-Encoding: identity \r\n" + LENGTH,
+    "Connection": HEAD + b"Connection: close \r\n" + LENGTH,
+}
+
+
+@pytest.mark.parametrize("data", BLANKS_AROUND.values(), ids=BLANKS_AROUND)
+def test_blanks_and_tabs_around_a_value_are_no_part_of_it(server: Server, unharmed: httpx.Client, data: bytes) -> None:
+    (answer,) = exchange(server, data)
+    assert (answer.status, answer.body) == (200, unharmed.post("/v1/models/tiny/forward", content=GOOD).content)
+
+
+def test_blanks_behind_a_request_id_and_a_length_beyond_the_limit_hide_neither(
+    server: Server, unharmed: httpx.Client
+) -> None:
+    asking = b"X-Request-ID: with-blanks \t\r\nExpect: 100-continue \r\nContent-Length: 16777217 \r\n\r\n"
+    (answer,) = exchange(server, HEAD + asking)
+    assert answer.failure() == (413, "body_too_large", "", "expected a body of at most 16,777,216 bytes")
+    assert answer.headers["x-request-id"] == "with-blanks"
+
+
+def test_values_of_one_name_are_joined_without_the_blanks_around_each_and_nothing_else_is_taken_off() -> None:
+    headers = [(b"a", b" 1\t"), (b"b", b"\t"), (b"a", b"\v2, 3\xa0 \t")]
+    assert combine(headers) == {b"a": b"1, \v2, 3\xa0", b"b": b""}
+    assert combine(headers[1:]) == {b"b": b"", b"a": b"\v2, 3\xa0"}
 
 
 LARGE_HEAD = "expected headers of at most 16,384 bytes"
@@ -265,6 +313,17 @@ def test_who_asks_before_sending_is_told_to_go_on(server: Server, unharmed: http
         assert read_one(connection).status == 100
         connection.sendall(GOOD)
         assert read_one(connection).status == 200
+
+
+def test_who_asks_before_sending_in_http_1_0_is_not_told_to_go_on(server: Server, unharmed: httpx.Client) -> None:
+    with connect(server) as connection:
+        connection.sendall(HEAD.replace(b"1.1", b"1.0") + b"Expect: 100-continue\r\n" + LENGTH[: -len(GOOD)])
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(20)
+        connection.sendall(GOOD)
+        assert [answer.status for answer in read_all(connection)] == [200]
 
 
 def test_who_asks_before_sending_too_much_is_refused_at_once(server: Server, unharmed: httpx.Client) -> None:
