@@ -88,10 +88,10 @@ serve: install  ## Export the default model once, then serve it on port 8000
 	$(BIN)/python -m export --default
 	$(BIN)/python -m service
 
-load: install  ## USERS ask for TIME seconds: a server started for it, or the one at HOST
+load: install  ## USERS ask for TIME seconds: a server started for it, or the one at HOST, with the key in LOAD_API_KEY
 	$(BIN)/python -m load_tests.load --users $(USERS) --time $(TIME) $(HOST)
 
-load-open: install  ## RATE requests a second for TIME seconds, due whether the server keeps up or not
+load-open: install  ## RATE requests a second for TIME seconds, due whether the server keeps up or not; HOST and LOAD_API_KEY as above
 	$(BIN)/python -m load_tests.open_loop --rate $(RATE) --time $(TIME) $(HOST)
 
 overload: install  ## Two, five and ten times the peak: goodput, codes, probes, and a picture; SECONDS and ROUNDS shorten it, BODIES=large or block

@@ -6,18 +6,19 @@ import sys
 from pathlib import Path
 
 from load_tests.server import default_server
+from load_tests.target import HOST_HELP, read_address
 
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
 
 
-def run_locust(host: str, users: int, seconds: int) -> int:
-    """Runs users for so long; prints locust's tables.
+def run_locust(address: str, users: int, seconds: int) -> int:
+    """Runs users for so long against host:port; prints locust's tables.
 
     Returns:
         0; 1 if a request failed or a threshold of the locustfile was missed.
     """
     command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
-    command += [f"--host={host}", f"--users={users}", f"--spawn-rate={users}", f"--run-time={seconds}s"]
+    command += [f"--host=http://{address}", f"--users={users}", f"--spawn-rate={users}", f"--run-time={seconds}s"]
     return subprocess.run(command, check=False).returncode
 
 
@@ -26,10 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, required=True, help="how many ask at once")
     parser.add_argument("--time", type=int, required=True, help="seconds")
-    parser.add_argument("host", nargs="?", help="URL of a running server; without, one of the default model is started")
+    parser.add_argument("host", nargs="?", type=read_address, help=HOST_HELP)
     options = parser.parse_args()
-    with default_server(options.host) as url:
-        code = run_locust(url, options.users, options.time)
+    with default_server(options.host) as address:
+        code = run_locust(address, options.users, options.time)
     sys.exit(code)
 
 

@@ -6,20 +6,24 @@
 
 Every answer is held against its status and the number of lists and numbers it must have; a few in a hundred are parsed
 and compared with the answer that the same body got before the load. Users are a closed loop: each waits for its
-answer, so a slow server is asked less. For latency at a given rate see open_loop.py.
+answer, so a slow server is asked less, but not for ever: what is not answered in time has failed, and the end of the
+run waits for what is under way. For latency at a given rate see open_loop.py.
 """
 
+import http.client
 import json
 import logging
 import math
 import random
 import sys
+import time
 import urllib.request
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from gevent import GreenletExit  # type: ignore[import-untyped]
 from locust import FastHttpUser, events, tag, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -115,7 +119,8 @@ def _headers(options: Namespace) -> dict[str, str]:
 @events.init_command_line_parser.add_listener
 def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--model", default="", help="Load this model alone, instead of all that are served.")
-    parser.add_argument("--api-key", default="", is_secret=True, help="Sent as a bearer token.")
+    parser.add_argument("--api-key", default="", env_var="LOAD_API_KEY", is_secret=True, help="Sent as a bearer token.")
+    parser.add_argument("--timeout-s", type=float, default=10, help="A request not answered for so long has failed.")
     parser.add_argument("--max-p99-ms", type=float, default=5000, help="Exit with 1 if the 99th percentile is higher.")
     parser.add_argument(
         "--min-rate", type=float, default=2, help="Exit with 1 if fewer requests a second are answered."
@@ -133,14 +138,18 @@ def _prepare_early(environment: Environment, **_: object) -> None:
 
 
 @events.test_start.add_listener
-def _prepare_late(environment: Environment, **_: object) -> None:
+def _begin(environment: Environment, **_: object) -> None:
     """With the page, host and model are known when it is started."""
-    if not _options(environment).headless:
+    options = _options(environment)
+    if not options.headless:
         _prepare(environment)
+    Client.connection_timeout = Client.network_timeout = options.timeout_s
+    environment.stop_timeout = max(environment.stop_timeout, options.timeout_s + 1)  # so that each has an end
 
 
 def _prepare(environment: Environment) -> None:
     options = _options(environment)
+    environment.host = (environment.host or "").removesuffix("/")
 
     def fetch(path: str, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"{environment.host}{path}", data, _headers(options))  # noqa: S310
@@ -153,7 +162,7 @@ def _prepare(environment: Environment) -> None:
     try:
         served = [model["name"] for model in json.loads(fetch("/v1/models"))["models"]]
         _models[:] = [describe(name) for name in ([options.model] if options.model else sorted(set(served)))]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
         raise StopTest(f"{environment.host} does not answer as a Glassblock does before the load: {error}") from error
 
 
@@ -164,16 +173,22 @@ def _options(environment: Environment) -> Namespace:
 
 
 @events.quitting.add_listener
+def _stop(environment: Environment, **_: object) -> None:
+    """A run that a person interrupts is judged as well."""
+    assert environment.runner is not None
+    environment.runner.stop()
+
+
+@events.test_stop.add_listener
 def _judge(environment: Environment, **_: object) -> None:
     options, total = _options(environment), environment.stats.total
     p99_ms = total.get_response_time_percentile(0.99) or 0
+    rate = (total.num_requests - total.num_failures) / (time.time() - total.start_time)
     faults = [
         f"{total.num_failures} of {total.num_requests} requests failed" if total.num_failures else "",
-        "nothing was answered" if not total.num_requests else "",
+        "nothing was answered" if total.num_requests == total.num_failures else "",
         f"the 99th percentile is {p99_ms:.0f} ms, above {options.max_p99_ms:g}" if p99_ms > options.max_p99_ms else "",
-        f"{total.total_rps:.1f} answers a second, below {options.min_rate:g}"
-        if total.total_rps < options.min_rate
-        else "",
+        f"{rate:.1f} answers a second, below {options.min_rate:g}" if rate < options.min_rate else "",
     ]
     for fault in filter(None, faults):
         _log.error(fault)
@@ -216,14 +231,20 @@ class Client(FastHttpUser):
     def _ask(self, kind: str) -> None:
         model = random.choice([model for model in _models if kind in model.bodies])  # noqa: S311
         body = random.choice(model.bodies[kind])  # noqa: S311
-        with self.client.post(
-            model.path,
-            data=body.data,  # type: ignore[arg-type] # bytes are sent as they are
-            headers=self.headers,
-            name=f"{model.name}: {kind}",
-            catch_response=True,
-        ) as response:
-            if response.status_code != 200:
-                response.failure(f"{response.status_code} {(response.text or response.error or '')!s:.200}")
-            elif fault := body.fault(response.content):
-                response.failure(fault)
+        try:
+            with self.client.post(
+                model.path,
+                data=body.data,  # type: ignore[arg-type] # bytes are sent as they are
+                headers=self.headers,
+                name=f"{model.name}: {kind}",
+                catch_response=True,
+            ) as response:
+                if response.status_code != 200:
+                    said = response.text or response.error or ""
+                    response.failure(f"{response.status_code or 'no answer:'} {said!s:.200}")
+                elif fault := body.fault(response.content):
+                    response.failure(fault)
+        except GreenletExit:
+            _log.error(f"{model.name}: {kind} had no whole answer when the run ended")
+            self.environment.process_exit_code = 1
+            raise

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import uvloop
@@ -29,6 +28,7 @@ from rich.table import Table
 from load_tests.formats import Body
 from load_tests.sender import Exchange, Sender
 from load_tests.server import default_server
+from load_tests.target import HOST_HELP, NO_ANSWER, key_headers, read_address
 
 LATE_S = 0.05
 MOST_LATE_SHARE = 0.01
@@ -151,14 +151,29 @@ async def closed_loop(load: Load, users: int, seconds: float) -> Run:
     return Run(seconds, start_s, exchanges, sender.opened)
 
 
-def forward_request(address: str, positions: int, model: str = "") -> bytes:
-    """A request of one sequence of small random numbers, for a model that the server names, or its first one."""
-    with urllib.request.urlopen(f"http://{address}/v1/models", timeout=10) as answer:
+def forward_request(address: str, positions: int, model: str = "", key: dict[str, str] | None = None) -> bytes:
+    """A request of one sequence of small random numbers, for a model that the server names, or its first one.
+
+    Args:
+        address: host:port.
+        positions: of the sequence.
+        model: which one; empty for the first that is served.
+        key: the header of a key, for the requests too.
+
+    Raises:
+        ValueError: the model is not served.
+        OSError, LookupError, TypeError, http.client.HTTPException: what answers is no Glassblock, or refuses.
+    """
+    question = urllib.request.Request(f"http://{address}/v1/models", headers=key or {})
+    with urllib.request.urlopen(question, timeout=10) as answer:  # noqa: S310
         models = {described["name"]: described for described in json.load(answer)["models"]}
-    served = models[model] if model else next(iter(models.values()))
-    rows = [[random.randint(-9, 9) / 10 for _ in range(served["hidden_size"])] for _ in range(positions)]  # noqa: S311
+    name = model or next(iter(models), "")
+    if name not in models:
+        raise ValueError(f"expected one of its models, {', '.join(models) or 'of which it has none'}, got {name!r}")
+    rows = [[random.randint(-9, 9) / 10 for _ in range(models[name]["hidden_size"])] for _ in range(positions)]  # noqa: S311
     data = json.dumps({"hidden_states": [rows]}, separators=(",", ":")).encode()
-    return Body({"Content-Type": "application/json"}, data).request(address, f"/v1/models/{served['name']}/forward")
+    headers = {"Content-Type": "application/json", **(key or {})}
+    return Body(headers, data).request(address, f"/v1/models/{name}/forward")
 
 
 def print_run(run: Run, console: Console) -> None:
@@ -183,13 +198,13 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=512, help="open at once, at most")
     parser.add_argument("--timeout", type=float, default=10, help="seconds from due to given up")
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument(
-        "host", nargs="?", help="http://HOST:PORT of a running server; without, one of the default model is started"
-    )
+    parser.add_argument("host", nargs="?", type=read_address, help=HOST_HELP)
     options = parser.parse_args()
-    with default_server(options.host) as url:
-        address = urlsplit(url).netloc
-        request = forward_request(address, options.positions, options.model)
+    with default_server(options.host) as address:
+        try:
+            request = forward_request(address, options.positions, options.model, key_headers())
+        except NO_ANSWER as error:
+            sys.exit(f"http://{address} does not answer as a Glassblock does before the load: {error}")
         load = Load(address, request, options.connections, options.timeout)
         run = uvloop.run(open_loop(load, options.rate, options.time, poisson=options.poisson))
     print_run(run, Console())

@@ -56,8 +56,8 @@ class Sender:
         timeout_s: float,
         on_done: Callable[[Exchange], None] = lambda _: None,
     ) -> None:
-        self._host, _, port = address.rpartition(":")
-        self._port = int(port)
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
         self.request = request
         self._most_connections = most_connections
         self._timeout_s = timeout_s

@@ -79,15 +79,15 @@ def start_server(
 
 
 @contextmanager
-def default_server(host: str | None) -> Iterator[str]:
-    """The URL given, or that of a server of the default model, which is exported to models/ if it is not there."""
-    if host:
-        yield host
+def default_server(address: str | None) -> Iterator[str]:
+    """The host:port given, or that of a server of the default model, exported to models/ if it is not there."""
+    if address:
+        yield address
         return
     models = Path("models")
     subprocess.run([sys.executable, "-m", "export", "--default", f"--models={models}"], check=True)
     with tempfile.TemporaryDirectory() as folder, running_server(models, Path(folder)) as server:
-        yield f"http://{server.address}"
+        yield server.address
 
 
 @contextmanager

@@ -122,8 +122,7 @@ class Application:
         yield
         if self._grpc:
             await self._grpc.stop()
-        for model in self.repository.all():
-            model.batcher.stop()
+        self.repository.stop()
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         end = partial(self._fail, "the models could not be loaded; this is a bug of the server")

@@ -24,8 +24,7 @@ from service.errors import DeadlineError, DeviceLostError, GlassblockError, RunF
 from service.metrics import ModelMetrics
 from service.queue import Answer, Entry, Load, Queue
 
-WATCH_EVERY_S = 0.5
-STOP_GRACE_S = 5.0  # in which a run that was told to end must end, else the process does
+WATCH_EVERY_S, STOP_GRACE_S = 0.5, 5.0  # after which a run that was told to end, and has not, ends the process
 
 _log = logs.get("batcher")
 
@@ -169,7 +168,9 @@ class Batcher(Generic[Item, Result]):
         if isinstance(results, DeviceLostError):
             raise results
         if isinstance(results, BaseException):
-            return self._explain(results, run)
+            explained = self._explain(results, run)
+            results.__traceback__ = None  # whose frames hold it, and the batch
+            return explained
         self._queue.keep_pace(batch, run_s)
         self._loop.tell(self._deliver, run, results, run_s)
         return None

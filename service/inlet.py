@@ -202,6 +202,7 @@ class Inlet(HttpToolsProtocol):
             self._pieces = []
         super().on_message_complete()
         self._enter("idle" if self.cycle.response_complete else "whole")
+        self.flow.resume_reading()  # which a large last piece has stopped: the client's leaving would go unseen
 
     def _enter(self, phase: Literal["idle", "head", "body", "whole", "broken"]) -> None:
         self._phase = phase

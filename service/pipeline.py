@@ -24,6 +24,7 @@ Arguments = TypeVarTuple("Arguments")
 _REMEMBERED = 64  # sequences and outputs of a request whose form is remembered: each is some hundred bytes
 _OFF_LOOP_BYTES = 2 * 2**20
 _ITEM_BYTES = 2048  # as long as so many bytes take to read, a sequence, or a change of one, takes to check or to write
+_NAMED_BYTES = 64  # likewise for a tensor to be named
 _SUBMITTED_AT_ONCE = 512  # sequences, before others have their turn
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
 
@@ -62,12 +63,15 @@ async def answer(
     Raises:
         GlassblockError: the request cannot be answered; says why.
     """
-    start_s = time.perf_counter()
+    start_s, this = time.perf_counter(), object()
+    model.requests.add(this)
     try:
         data, timings = await _answer(model, body, codec, settings, padded=padded)
     except GlassblockError:
         model.metrics.observe_failure(time.perf_counter() - start_s)
         raise
+    finally:
+        model.requests.discard(this)
     model.metrics.observe_stages(timings.decode_s, timings.queue_s, timings.run_s, timings.encode_s)
     return data, timings
 
@@ -79,9 +83,11 @@ async def _answer(
     tensors = await _decode(body, codec)
     request, answer_bytes = await _form(tensors, model, settings, padded=padded)
     decoded_s = time.perf_counter()
-    result = view(request, await submit(request, model, settings))
-    run_s = time.perf_counter()
+    answers = await submit(request, model, settings)
     items = len(request.lengths) * len(request.keys)
+    result = await _convert(_NAMED_BYTES * items, view, request, answers)
+    del answers
+    run_s = time.perf_counter()
     size_bytes = answer_bytes + _ITEM_BYTES * items
     data = await _convert(size_bytes, codec.encode, result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
@@ -91,7 +97,7 @@ async def _decode(body: bytes, codec: Codec) -> Tensors:
     try:
         return await _convert(len(body), codec.decode, body)
     except LongTextError as error:
-        return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, error.go_on)
+        return await _convert(_OFF_LOOP_BYTES, error.go_on)
 
 
 async def _form(tensors: Tensors, model: Model, settings: Settings, *, padded: bool) -> tuple[BlockRequest, int]:
@@ -112,7 +118,11 @@ async def _convert(size_bytes: int, convert: Callable[[Unpack[Arguments]], T], *
     """Calls; in a thread, if it would hold the event loop, and so everybody else, for more than a few milliseconds."""
     if size_bytes < _OFF_LOOP_BYTES:
         return convert(*arguments)
-    return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, convert, *arguments)
+    held = [arguments]
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, lambda: convert(*held[0]))
+    finally:
+        held.clear()  # of who has left before its turn, the executor keeps what it was given until then
 
 
 async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRequest:

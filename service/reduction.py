@@ -31,7 +31,8 @@ def reduce(array: Float32Array, reduction: Reduction) -> Found:
     if reduction.name == "top":
         return _top(rows, reduction.k)
     found = np.empty(rows.shape[:-1], np.float32)
-    _by_block(rows, _REDUCTIONS[reduction.name], found)
+    with np.errstate(over="ignore"):  # a norm beyond float32's range is infinite
+        _by_block(rows, _REDUCTIONS[reduction.name], found)
     return found
 
 

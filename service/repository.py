@@ -1,8 +1,9 @@
 """Models on disk: every byte verified before it is loaded, every model proven by its golden request."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from service.artifact_files import MANIFEST_FILE, check_listing, read_plain, read_verified
 from service.batcher import Batcher
 from service.errors import NotFoundError, StartError
-from service.manifest import FINAL_OUTPUT, ModelSpec, TensorSpec, read_manifest
+from service.manifest import FINAL_OUTPUT, ModelSpec, read_manifest
 from service.metrics import ModelMetrics
 from service.recent import Recent
 from service.request import Form
@@ -19,10 +20,11 @@ from service.runner import LEAN, Runner
 from service.session import ERRORS, WEIGHTS_FILE, Session, first_line
 from service.settings import Settings
 from service.tensors import Edit, Found, Output, Sequence, View
-from service.text import TextFront
+from service.text import TextFront, check_front
 
 REMEMBERED = 256  # heads of a model, and forms, each of them a few kilobytes
 MAX_MANIFEST_BYTES = 64 * 2**20
+_LOOK_S = 0.01  # between two looks whether a model that is taken away has requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Model:
         metrics: what is counted of it.
         heads: that codecs have read of late.
         forms: of requests that were answered of late.
+        requests: one of each that is under way, from when it has found the model.
     """
 
     spec: ModelSpec
@@ -50,6 +53,7 @@ class Model:
     metrics: ModelMetrics
     heads: Recent[Any]
     forms: Recent[Form]
+    requests: set[object] = field(default_factory=set)
 
 
 class Repository:
@@ -57,6 +61,7 @@ class Repository:
 
     def __init__(self) -> None:
         self.models: dict[str, dict[str, Model]] = {}
+        self._leaving: list[Model] = []
 
     def add(self, model: Model) -> None:
         """Serves a model from now on."""
@@ -64,12 +69,25 @@ class Repository:
         model.metrics.describe(model.sha256, model.provider, lambda: model.batcher.load.tokens)
 
     def remove(self, name: str) -> list[Model]:
-        """Serves no version of a model any more; gives those that were, whose queues take no more and run out."""
+        """Serves no version of a model any more; gives those that were; each closes behind its last request."""
         models = list(self.models.pop(name, {}).values())
+        self._leaving += models
         for model in models:
             model.metrics.forget()
-            model.batcher.close()
+            self._close(model)
         return models
+
+    def stop(self) -> None:
+        """Ends every model's thread, and a run; who still waits is answered with 503."""
+        for model in (*self.all(), *self._leaving):
+            model.batcher.stop()
+
+    def _close(self, model: Model) -> None:
+        if model.requests:  # those that have found it, and whose sequences are not queued yet
+            asyncio.get_running_loop().call_later(_LOOK_S, self._close, model)
+            return
+        model.batcher.close()
+        self._leaving.remove(model)
 
     def all(self) -> list[Model]:
         """Every version of every model, by name, then version."""
@@ -154,7 +172,7 @@ def load_model(folder: Path, settings: Settings, on_death: Callable[[], None]) -
         # Rows of a table are found on the CPU: a device would give them back before it is given them again.
         embeddings = load_graph(spec.text.embeddings, files[spec.text.embeddings], weights, provider="cpu")
         front = TextFront(spec.text, files[spec.text.tokenizer], f"{folder}/{spec.text.tokenizer}", embeddings)
-        _check_front(front, embeddings, spec, settings.max_request_tokens, folder)
+        check_front(front, embeddings, spec, settings.max_request_tokens, f"{folder}/{spec.text.embeddings}")
     runner = Runner(spec, session, load_layers, settings)
     check_golden(runner, spec, folder)
     if settings.layer_graphs == "eager":
@@ -214,22 +232,6 @@ def _same(spec: ModelSpec) -> tuple[Edit, ...]:
         (layer, editable.sites[-1]) for layer in range(len(spec.layers)) if (editable := spec.layers[layer].editable)
     ]
     return tuple(Edit(Output(layer, site), (), "scale", one) for layer, site in sites)
-
-
-def _check_front(front: TextFront, embeddings: Session, spec: ModelSpec, most_tokens: int, folder: Path) -> None:
-    """Holds the embeddings' tensors, vocabulary and positions, as far as a request may go, against the manifest."""
-    if spec.text is None:
-        return
-    place, axes = f"{folder}/{spec.text.embeddings}", ["batch", "sequence"]
-    takes = TensorSpec(name="input_ids", dtype="int64", axes=axes, shape=[-1, -1])
-    states = TensorSpec(name="hidden_states", dtype="float32", axes=[*axes, "hidden"], shape=[-1, -1, spec.hidden_size])
-    embeddings.check_contract([takes], [states], place)
-    try:
-        length = min(spec.text.max_tokens or most_tokens, most_tokens)
-        ids = np.resize(np.asarray([0, spec.text.vocab_size - 1]), length)
-        front.embed((ids,), (np.ones(len(ids), np.bool_),))
-    except ERRORS as error:
-        raise StartError(f"{place}: takes fewer ids or positions than the manifest says") from error
 
 
 def _read_spec(folder: Path) -> tuple[ModelSpec, str]:

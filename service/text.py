@@ -4,8 +4,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from service.errors import IllegalRequestError, StartError, UnavailableError
-from service.manifest import TextSpec
-from service.session import Session
+from service.manifest import ModelSpec, TensorSpec, TextSpec
+from service.session import ERRORS, Session
 from service.tensors import BoolArray, Float32Array, Int64Array
 
 # Far beyond any language's mean; a text is held against it before it is tokenized, which takes a second a megabyte.
@@ -90,3 +90,30 @@ def _check_characters(count: int, max_tokens: int, code: str, place: str) -> Non
     if count > (limit := MAX_CHARACTERS_A_TOKEN * max_tokens):
         message = f"expected at most {limit:,} characters for {max_tokens:,} tokens, got {count:,}"
         raise IllegalRequestError(message, code=code, at=place)
+
+
+def check_front(front: TextFront, embeddings: Session, spec: ModelSpec, most_tokens: int, place: str) -> None:
+    """Holds the embeddings' tensors, vocabulary and positions, as far as a request may go, against the manifest.
+
+    Args:
+        front: of the model.
+        embeddings: its graph.
+        spec: the manifest.
+        most_tokens: of a request.
+        place: of the graph, for messages.
+
+    Raises:
+        StartError: they are not as it says.
+    """
+    if spec.text is None:
+        return
+    axes = ["batch", "sequence"]
+    takes = TensorSpec(name="input_ids", dtype="int64", axes=axes, shape=[-1, -1])
+    states = TensorSpec(name="hidden_states", dtype="float32", axes=[*axes, "hidden"], shape=[-1, -1, spec.hidden_size])
+    embeddings.check_contract([takes], [states], place)
+    try:
+        length = min(spec.text.max_tokens or most_tokens, most_tokens)
+        ids = np.resize(np.asarray([0, spec.text.vocab_size - 1]), length)
+        front.embed((ids,), (np.ones(len(ids), np.bool_),))
+    except ERRORS as error:
+        raise StartError(f"{place}: takes fewer ids or positions than the manifest says") from error

@@ -143,7 +143,8 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         except asyncio.CancelledError:
             error, status = self._cancelled(context)
         except GlassblockError as known:
-            error, status = known, known.status
+            # Its traceback's frames, this one among them, would hold it, and it would hold the body.
+            error, status = known.with_traceback(None), known.status
         except Exception as unknown:  # noqa: BLE001 - the last handler, as the app's is for HTTP
             _log.error("call failed", exc_info=unknown)
             error, status = bug(), 500

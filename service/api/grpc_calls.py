@@ -72,7 +72,7 @@ class Call:
             UnreadableError: not its message.
             IllegalRequestError: more fields than any request has.
         """
-        scan(body, (), ())
+        scan(body, (), {})
         try:
             return self.request.FromString(body)
         except DecodeError:

@@ -148,12 +148,15 @@ async def infer_version(request: Request, model: str, version: str) -> Reply:
 async def _answer(request: Request, asked: Asked) -> Reply:
     fields: dict[bytes, bytes] = request.scope["fields"]
     length = _header_length(fields.get(_LENGTH))
-    exchange = Exchange(asked.model.spec, asked.probes, length, asked.model.heads)
     came = check_encoding(fields.get(b"content-encoding", b"").decode("latin-1"))
     wanted = choose_encoding(fields.get(b"accept-encoding", b"").decode("latin-1"))
     body: bytes = (await request.receive())["body"]  # whole, by the door
     if came:
         body = await _inflate(request, body, came)
+        asked = find(
+            request.app.state.repository, asked.name, request.path_params.get("version")
+        )  # loaded anew meanwhile
+    exchange = Exchange(asked.model.spec, asked.probes, length, asked.model.heads)
     data, timings = await answer(asked.model, body, exchange, request.app.state.settings)
     headers = describe(asked.model, timings)
     if exchange.answer_header_length is not None:

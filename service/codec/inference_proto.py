@@ -26,6 +26,7 @@ from service.codec.inference_head import (
 )
 from service.codec.inference_input import DATATYPES, STORED, check_count
 from service.codec.inference_request import PROBES, read_tensors
+from service.codec.interventions import MOST_AXES, check_rank
 from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.manifest import ModelSpec
@@ -34,6 +35,7 @@ from service.request import BlockResult, Tensors
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
 _FP32_CONTENTS = InferTensorContents.DESCRIPTOR.fields_by_name["fp32_contents"].number
 _EMPTY = Head(model="", id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
+_CONTENTS_FIELD = ModelInferRequest.InferInputTensor.DESCRIPTOR.fields_by_name["contents"].number
 _NUMBERS = {field.name: field.number for field in ModelInferRequest.DESCRIPTOR.fields}
 
 
@@ -44,7 +46,7 @@ def read_name(body: bytes) -> tuple[str, str]:
         UnreadableError: not a message of protobuf.
         IllegalRequestError: more fields than any request has.
     """
-    nested = _NUMBERS["inputs"], _NUMBERS["outputs"]
+    nested = {_NUMBERS["inputs"]: (_CONTENTS_FIELD,), _NUMBERS["outputs"]: ()}
     name, version = proto_wire.scan(body, (_NUMBERS["model_name"], _NUMBERS["model_version"]), nested)
     return name, version
 
@@ -113,6 +115,8 @@ def _read_head(request: Any) -> Head:
 
 def _read_input(given: Any, place: str) -> InputHead:
     read_parameters(given.parameters, (), f"{place}.parameters", REGION)
+    if len(given.shape) > MOST_AXES:
+        check_rank(len(given.shape), f"{place}.shape")
     shape = tuple(given.shape)
     if min(shape, default=1) < 1:
         read_whole(min(shape), f"{place}.shape[{shape.index(min(shape))}]", 1)

@@ -3,7 +3,7 @@
 Of messages that are empty a parser makes forty times as many bytes as they have: 16 MiB of them would be 670.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from service.errors import IllegalRequestError, UnreadableError
 
@@ -13,13 +13,13 @@ _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 _MAX_VARINT_BYTES = 10
 
 
-def scan(body: bytes, names: tuple[int, ...], nested: tuple[int, ...]) -> tuple[str, ...]:
+def scan(body: bytes, names: tuple[int, ...], nested: Mapping[int, Collection[int]]) -> tuple[str, ...]:
     """Texts of the fields numbered `names`, empty where there is none; the last one counts, as for every parser.
 
     Args:
         body: a message.
         names: numbers of fields that hold text.
-        nested: numbers of fields that hold messages, whose fields are counted too.
+        nested: numbers of fields that hold messages, whose fields are counted too; and of fields in them that do.
 
     Raises:
         UnreadableError: not a message of protobuf.
@@ -27,7 +27,7 @@ def scan(body: bytes, names: tuple[int, ...], nested: tuple[int, ...]) -> tuple[
     """
     found, count = dict.fromkeys(names, b""), 0
     for number, value in _fields(memoryview(body)):
-        count += 1 + (_count(value, MAX_FIELDS - count) if number in nested else 0)
+        count += 1 + (_count(value, MAX_FIELDS - count, nested[number]) if number in nested else 0)
         if count > MAX_FIELDS:
             message = f"expected at most {MAX_FIELDS:,} fields in all, got more"
             raise IllegalRequestError(message, code="too_many_lists", at="body")
@@ -49,11 +49,11 @@ def unreadable() -> UnreadableError:
     return UnreadableError("expected a message of the protocol, as protobuf writes it", code="invalid_message")
 
 
-def _count(message: memoryview, most: int) -> int:
-    """How many fields a message has, or one more than `most`."""
+def _count(message: memoryview, most: int, nested: Collection[int] = ()) -> int:
+    """How many fields a message has, with those of the nested ones, or more than `most`."""
     count = 0
-    for _ in _fields(message):
-        count += 1
+    for number, value in _fields(message):
+        count += 1 + (_count(value, most - count) if number in nested else 0)
         if count > most:
             break
     return count

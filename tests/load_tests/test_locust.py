@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,7 @@ DESCRIPTION = {
 }
 PREPARED = 8  # four bodies of each of two kinds, sent once before the load
 RIGHT, OTHER_SHAPE, OTHER_VALUES = [[[0.5, 1.0]]], [[[0.5]]], [[[0.5, 1.1]]]
+DRIPPING = [[[0.5, 1.00]], "a byte of this answer every 0.2 s"]
 
 
 def locust(host: str, *flags: str, seconds: int = 3) -> tuple[int, str]:
@@ -77,14 +79,17 @@ def stub(answers: Callable[[int], object]) -> Iterator[str]:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            self._send({"model": "stub", "outputs": {"block_output": answers(next(count))}})
+            answer = answers(next(count))
+            self._send({"model": "stub", "outputs": {"block_output": answer}}, every_s=0.2 * (answer is DRIPPING))
 
-        def _send(self, document: object) -> None:
+        def _send(self, document: object, every_s: float = 0.0) -> None:
             data = json.dumps(document).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            for part in data if every_s else [data]:
+                self.wfile.write(part if isinstance(part, bytes) else bytes([part]))
+                time.sleep(every_s)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -112,3 +117,37 @@ def test_right_answers_fail_the_run_where_a_threshold_is_missed() -> None:
     assert re.search(r"answers a second, below 1e\+06\n", said)
     assert "requests failed" not in said
     assert code == 1
+
+
+def test_a_server_that_hangs_fails_the_load() -> None:
+    awake = threading.Event()
+    with stub(lambda number: RIGHT if number < PREPARED + 20 else awake.wait(40)) as host:
+        code, said = locust(host, "--timeout-s=1", "--min-rate=15", seconds=2)
+        awake.set()
+    assert re.search(r"\d+ of \d+ requests failed\n", said)
+    assert re.search(r"POST stub: \w+: no answer: .* original=timed out", said)
+    assert re.search(r"\d\.\d answers a second, below 15\n", said)  # of 20, in all that time
+    assert code == 1
+
+
+def test_an_answer_that_is_not_whole_long_after_the_end_fails_the_load() -> None:
+    with stub(lambda number: RIGHT if number < PREPARED + 20 else DRIPPING) as host:
+        code, said = locust(host, "--timeout-s=0.5", seconds=2)
+    assert len(re.findall(r"stub: \w+ had no whole answer when the run ended\n", said)) == 4
+    assert code == 1
+
+
+def test_what_is_under_way_when_the_time_is_over_is_waited_for_and_counted() -> None:
+    asked = []
+
+    def answer_slowly(number: int) -> object:
+        asked.append(number)
+        time.sleep(0.7 * (number >= PREPARED))
+        return RIGHT
+
+    with stub(answer_slowly) as host:
+        code, said = locust(host, "--min-rate=0.1", seconds=2)
+    assert code == 0, said
+    counted = re.search(r"^ +Aggregated +(\d+) +0\(", said, re.MULTILINE)
+    assert counted is not None
+    assert int(counted[1]) == len(asked) - PREPARED

@@ -1,7 +1,9 @@
 """What fails in a batch fails alone, and a loop that ends tells everyone."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -70,6 +72,29 @@ def test_a_run_out_of_memory_is_503_for_who_does_not_fit_alone_either() -> None:
     one, two, greedy = asyncio.run(outcomes(run, [1, 2, 3]))
     assert (one, two) == (10, 20)
     assert told(greedy) == (503, "out_of_memory", OUT_OF_MEMORY)
+
+
+def test_a_run_that_failed_leaves_nothing_for_the_garbage_collector() -> None:
+    class BrokenError(RuntimeError):
+        """Can be looked at weakly."""
+
+    left: list[weakref.ref[BaseException]] = []
+
+    class BrokenRun(GatedRun):
+        def __call__(self, items: list[int]) -> list[int]:
+            super().__call__(items)
+            error = BrokenError("a kernel broke")
+            left.append(weakref.ref(error))
+            raise error
+
+    gc.disable()
+    try:
+        assert [told(outcome)[1] for outcome in asyncio.run(outcomes(BrokenRun(is_open=False), [1, 2]))] == [
+            "run_failed"
+        ] * 2
+        assert [error() for error in left] == [None] * len(left)
+    finally:
+        gc.enable()
 
 
 def test_an_error_of_our_own_tree_reaches_its_entry_as_it_is() -> None:

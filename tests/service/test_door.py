@@ -167,6 +167,21 @@ def test_a_refusal_says_when_the_client_wants_the_connection_closed_after_it(ful
     assert [(answer.failure(), answer.headers["connection"]) for answer in (modern, old)] == [(IN_FLIGHT, "close")] * 2
 
 
+def test_who_leaves_during_a_run_is_noticed_though_the_last_piece_of_the_body_was_large(
+    models: Path, tmp_path: Path
+) -> None:
+    body = json.dumps({"hidden_states": [[[0.5] * 8] * HELD]}).encode().ljust(170_000)
+    with running(models, tmp_path, FAULTY) as server:
+        with connect(server) as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:100_000])
+            time.sleep(0.1)  # longer than a body is given to come whole
+            connection.sendall(body[100_000:])
+            until_in_flight(server, 1)
+        start_s = time.monotonic()
+        until_in_flight(server, 0)
+        assert time.monotonic() - start_s < 1
+
+
 LIVE = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
 
 

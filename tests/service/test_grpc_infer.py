@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
+import psutil
 import pytest
 from google.protobuf.json_format import MessageToDict
 
@@ -203,6 +204,14 @@ TYPED_BAD: dict[str, tuple[Any, str]] = {
         b"\x0a\x04tiny\x2a\x80\x80\x80\x01" + b"\x22\x00" * 2**20,
         "expected at most 8,192 fields in all, got more - at body",
     ),
+    "a crowd of empty strings": (
+        b"\x0a\x04tiny\x2a\x85\x80\x80\x01\x2a\x80\x80\x80\x01" + b"\x42\x00" * 2**20,
+        "expected at most 8,192 fields in all, got more - at body",
+    ),
+    "a shape of many sizes": (
+        changed(lambda r: set_shape(r, *[1] * 1_000_000)),
+        "expected a shape of 1 to 9 sizes, got 1000000 - at inputs[0].shape",
+    ),
 }
 
 
@@ -210,6 +219,16 @@ TYPED_BAD: dict[str, tuple[Any, str]] = {
 def test_a_bad_request_is_told_what_was_expected(name: str, caller: Grpc) -> None:
     request, sentence = TYPED_BAD[name]
     assert caller.failure("ModelInfer", request) == ("INVALID_ARGUMENT", sentence)
+
+
+def test_calls_that_were_refused_leave_nothing_of_their_bodies(caller: Grpc, server: Server) -> None:
+    process = psutil.Process(server.process.pid)
+    wrong = raw(np.ones((1, 2**18, 9), np.float32))  # 9 MiB
+    for count in (3, 20):
+        before = process.memory_info().rss
+        for _ in range(count):
+            assert failure(caller.begin("ModelInfer", wrong))[0] == "INVALID_ARGUMENT"
+    assert process.memory_info().rss - before < 60 * 2**20
 
 
 @pytest.mark.parametrize("lacking", ["sequence_id", "sequence_start", "sequence_end"])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,29 @@ def test_long_texts_are_read_and_written_while_the_event_loop_turns() -> None:
         return await work
 
     assert asyncio.run(both())
+
+
+def test_who_leaves_before_a_long_text_has_its_turn_leaves_no_body_behind() -> None:
+    go_on, entered = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        go_on.wait(20)
+
+    async def leave() -> None:
+        first = asyncio.ensure_future(_convert(_OFF_LOOP_BYTES, wait))
+        body = np.zeros(100)  # which can be looked at weakly
+        second = asyncio.ensure_future(_convert(_OFF_LOOP_BYTES, len, body))
+        await asyncio.to_thread(entered.wait, 20)
+        second.cancel()
+        await asyncio.wait([second])
+        seen = weakref.ref(body)
+        del body, second
+        assert seen() is None
+        go_on.set()
+        await first
+
+    asyncio.run(leave())
 
 
 def test_a_request_with_most_of_its_text_in_hidden_states_is_read_at_once_though_it_is_long() -> None:

@@ -71,6 +71,10 @@ def test_top_of_what_is_not_finite_takes_numbers_before_nan() -> None:
         assert len(set(found.indices.tolist())) == count
 
 
+def test_a_norm_beyond_float32_is_infinite_without_a_warning() -> None:
+    assert reduce(np.full((1, 4), 3e38, np.float32), Reduction("norm")) == [np.inf]
+
+
 @pytest.mark.parametrize("name", ["entropy", "norm", "mean", "max", "top"])
 def test_the_bits_do_not_depend_on_where_the_tensor_lies(name: str) -> None:
     array = softmax(np.random.default_rng(0).normal(size=(3, 70, 41)).astype(np.float32) * 1e5)

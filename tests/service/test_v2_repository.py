@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,18 @@ def hold_to_its_memory(process: psutil.Process, owner: httpx.Client) -> None:
     assert process.num_threads() < threads + 3  # a leak is one a cycle at least; the event loop's executor may grow
 
 
-def test_requests_are_answered_while_their_model_is_loaded_anew(owner: httpx.Client) -> None:
+@pytest.mark.parametrize("read_in", ["the event loop", "a thread", "another thread, and inflated"])
+def test_requests_are_answered_while_their_model_is_loaded_anew(owner: httpx.Client, read_in: str) -> None:
     expected, codes, done = read(ask(owner, states())), list[int](), threading.Event()
+    body, headers = json.dumps({"inputs": [states()]}).encode(), {}
+    if read_in != "the event loop":
+        body = body.ljust(3 * MIB)
+    if "inflated" in read_in:
+        body, headers = zlib.compress(body), {"Content-Encoding": "deflate"}
 
     def keep_asking() -> None:
         while not done.is_set():
-            answer = ask(owner, states())
+            answer = owner.post("/v2/models/tiny/infer", content=body, headers=headers)
             codes.append(answer.status_code)
             assert_same(read(answer), expected)
 
