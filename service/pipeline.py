@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 from service.check import check, check_again, check_inputs
 from service.codec.envelope import LongTextError
 from service.errors import GlassblockError
-from service.queue import Answer
+from service.queue import Answer, Load
 from service.repository import Model
 from service.request import BlockRequest, BlockResult, Form, Tensors
 from service.settings import Settings
@@ -163,10 +163,13 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     futures: list[asyncio.Future[Answer[tuple[Found, ...]]]] = []
     answers = None
     try:
+        own = 0
         for index, sequence in enumerate(sequences, 1):
             futures.append(model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s))
+            own += len(sequence)
             if not index % _SUBMITTED_AT_ONCE:
                 await asyncio.sleep(0)
+                hold_queue(Load(model.batcher.load.tokens - own), settings)  # others have come meanwhile
         answers = [await future for future in futures]
         return answers
     finally:

@@ -144,6 +144,36 @@ def test_sequences_that_were_queued_are_taken_back_if_the_others_cannot_be() -> 
     assert asyncio.run(ask()) == [True, True]
 
 
+def test_others_that_come_while_many_sequences_are_queued_are_held_against_the_queue() -> None:
+    futures: list[asyncio.Future[None]] = []
+
+    class Batcher:
+        """Has taken as many positions as were submitted, and more of others."""
+
+        @property
+        def load(self) -> Load:
+            return Load(len(futures) + (10**9 if len(futures) >= 1024 else 0))
+
+        def submit(self, *_: object) -> asyncio.Future[None]:
+            futures.append(asyncio.get_running_loop().create_future())
+            return futures[-1]
+
+        def withdraw(self, taken: list[asyncio.Future[None]]) -> None:
+            for future in taken:
+                future.cancel()
+
+    async def ask() -> int:
+        with pytest.raises(OverloadedError, match="positions wait for this model"):
+            await submit(request, model, Settings.model_validate({"max_queued_tokens": 100}))
+        return sum(future.cancelled() for future in futures)
+
+    model: Any = SimpleNamespace(batcher=Batcher(), runner=SimpleNamespace(depth=lambda *_, **__: 1))
+    count = 3000
+    rows, mask = (np.zeros((1, 8), np.float32),) * count, (np.ones(1, bool),) * count
+    request = BlockRequest((1,) * count, rows, None, mask, (), (), (), None, None, 5)
+    assert asyncio.run(ask()) == 1024
+
+
 def test_token_ids_are_held_against_the_queue_after_they_are_embedded_too() -> None:
     model: Any = SimpleNamespace(batcher=SimpleNamespace(load=Load()))
 
