@@ -163,13 +163,13 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     futures: list[asyncio.Future[Answer[tuple[Found, ...]]]] = []
     answers = None
     try:
-        own = 0
+        queued = 0
         for index, sequence in enumerate(sequences, 1):
             futures.append(model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s))
-            own += len(sequence)
+            queued += len(sequence)
             if not index % _SUBMITTED_AT_ONCE:
                 await asyncio.sleep(0)
-                hold_queue(Load(model.batcher.load.tokens - own), settings)  # others have come meanwhile
+                hold_queue(Load(model.batcher.load.tokens - queued), settings)  # others have come meanwhile
         answers = [await future for future in futures]
         return answers
     finally:
