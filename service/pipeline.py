@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import repeat
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from service.check import check, check_again, check_inputs
 from service.codec.envelope import LongTextError
 from service.errors import GlassblockError
-from service.queue import Answer, Load
+from service.outlet import UNSENT
+from service.queue import Answer
 from service.repository import Model
 from service.request import BlockRequest, BlockResult, Form, Tensors
 from service.settings import Settings
-from service.shedding import hold_queue
+from service.shedding import hold_queue, hold_unsent
 from service.tensors import Found, Sequence
 from service.ticket import ticket, weigh_positions
 from service.view import view
@@ -27,6 +29,7 @@ _ITEM_BYTES = 2048  # as long as so many bytes take to read, a sequence, or a ch
 _NAMED_BYTES = 64  # likewise for a tensor to be named
 _SUBMITTED_AT_ONCE = 512  # sequences, before others have their turn
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
+_MANY_ITEMS = ThreadPoolExecutor(1, "many-items")  # of shorter texts, which do not wait behind those
 
 
 class Codec(Protocol):
@@ -82,22 +85,36 @@ async def _answer(
     start_s = time.perf_counter()
     tensors = await _decode(body, codec)
     request, answer_bytes = await _form(tensors, model, settings, padded=padded)
+    hold_unsent(UNSENT.bytes, answer_bytes, settings)
     decoded_s = time.perf_counter()
     answers = await submit(request, model, settings)
     items = len(request.lengths) * len(request.keys)
-    result = await _convert(_NAMED_BYTES * items, view, request, answers)
+    result = await _convert(_NAMED_BYTES * items, _MANY_ITEMS, view, request, answers)
     del answers
     run_s = time.perf_counter()
+    hold_unsent(UNSENT.bytes, answer_bytes, settings)  # others have come meanwhile
+    thread = _LONG_TEXTS if answer_bytes >= _OFF_LOOP_BYTES else _MANY_ITEMS
     size_bytes = answer_bytes + _ITEM_BYTES * items
-    data = await _convert(size_bytes, codec.encode, result, model.spec.name, model.spec.version)
+    data = await _convert(size_bytes, thread, codec.encode, result, model.spec.name, model.spec.version)
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 
 async def _decode(body: bytes, codec: Codec) -> Tensors:
+    if len(body) >= _OFF_LOOP_BYTES:
+        return await _convert(len(body), _LONG_TEXTS, _decode_wholly, body, codec)
     try:
-        return await _convert(len(body), codec.decode, body)
+        return codec.decode(body)
     except LongTextError as error:
-        return await _convert(_OFF_LOOP_BYTES, error.go_on)
+        go_on = error.go_on  # the error itself holds what was read in vain
+    return await _convert(_OFF_LOOP_BYTES, _MANY_ITEMS, go_on)
+
+
+def _decode_wholly(body: bytes, codec: Codec) -> Tensors:
+    try:
+        return codec.decode(body)
+    except LongTextError as error:
+        go_on = error.go_on
+    return go_on()
 
 
 async def _form(tensors: Tensors, model: Model, settings: Settings, *, padded: bool) -> tuple[BlockRequest, int]:
@@ -114,13 +131,15 @@ async def _form(tensors: Tensors, model: Model, settings: Settings, *, padded: b
     return request, answer_bytes
 
 
-async def _convert(size_bytes: int, convert: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+async def _convert(
+    size_bytes: int, thread: ThreadPoolExecutor, convert: Callable[[Unpack[Arguments]], T], *arguments: *Arguments
+) -> T:
     """Calls; in a thread, if it would hold the event loop, and so everybody else, for more than a few milliseconds."""
     if size_bytes < _OFF_LOOP_BYTES:
         return convert(*arguments)
     held = [arguments]
     try:
-        return await asyncio.get_running_loop().run_in_executor(_LONG_TEXTS, lambda: convert(*held[0]))
+        return await asyncio.get_running_loop().run_in_executor(thread, lambda: convert(*held[0]))
     finally:
         held.clear()  # of who has left before its turn, the executor keeps what it was given until then
 
@@ -135,7 +154,7 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
     weigh_positions(tensors, settings)
     items = (1 + len(tensors.interventions)) * len(tensors.hidden_states or tensors.input_ids or ())
     limits = settings.max_outputs, settings.max_interventions
-    return await _convert(items * _ITEM_BYTES, check, tensors, model.spec, *limits, tokens)
+    return await _convert(items * _ITEM_BYTES, _MANY_ITEMS, check, tensors, model.spec, *limits, tokens)
 
 
 async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Found, ...]]]:
@@ -149,7 +168,6 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     hidden_states = request.hidden_states
     if hidden_states is None and model.front is not None and request.input_ids is not None:
         hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids, request.attention_mask)
-        hold_queue(model.batcher.load, settings)  # others have come meanwhile
     wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
     sequences: list[Sequence] = []
@@ -163,13 +181,12 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     futures: list[asyncio.Future[Answer[tuple[Found, ...]]]] = []
     answers = None
     try:
-        queued = 0
-        for index, sequence in enumerate(sequences, 1):
-            futures.append(model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s))
-            queued += len(sequence)
-            if not index % _SUBMITTED_AT_ONCE:
-                await asyncio.sleep(0)
-                hold_queue(Load(model.batcher.load.tokens - queued), settings)  # others have come meanwhile
+        async with model.gate if len(sequences) > _SUBMITTED_AT_ONCE else nullcontext():
+            hold_queue(model.batcher.load, settings)  # others have come meanwhile
+            for index, sequence in enumerate(sequences, 1):
+                futures.append(model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s))
+                if not index % _SUBMITTED_AT_ONCE:
+                    await asyncio.sleep(0)
         answers = [await future for future in futures]
         return answers
     finally:

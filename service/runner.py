@@ -16,7 +16,6 @@ from service.edit import Edits, with_sources
 from service.layers import Layers, feeds_of
 from service.manifest import FINAL_OUTPUT, ROLLOUT, ModelSpec, TensorSpec
 from service.memory import Held, one_large, trim
-from service.outlet import UNSENT
 from service.padding import choose, pad, unpad
 from service.reduction import Rollout
 from service.session import Session, Stop
@@ -143,7 +142,7 @@ class Runner:
         for view, count in Counter(view for row in rows for view in row.views).items():
             whole = not view.cut and view.reduction is None  # a part of the batch's array, which is kept
             more += view_bytes(view, self._spec.tensor(view.output), {length: size if whole else count}, padded=False)
-        hold_answers(_ANSWERS.bytes, UNSENT.bytes, more, self._settings)
+        hold_answers(_ANSWERS.bytes, more, self._settings)
 
     def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
         return self._model.run([FINAL_OUTPUT], feeds_of(batch.hidden_states, batch), stop)[0]

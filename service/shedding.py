@@ -31,25 +31,30 @@ def hold_queue(load: Load, settings: Settings) -> None:
     raise shed(message, load.wait_s, settings, code="queue_full")
 
 
-def hold_answers(held_bytes: int, unsent_bytes: int, more_bytes: int, settings: Settings) -> None:
+def hold_answers(held_bytes: int, more_bytes: int, settings: Settings) -> None:
     """Refuses arrays of answers that do not fit beside those that are not written yet; where there are none, any fit.
-
-    Nor do large ones fit beside what clients have not taken yet; small ones do, whoever reads slowly.
-
-    Args:
-        held_bytes: of arrays that are not written yet.
-        unsent_bytes: of answers, as they are written, that clients have not taken.
-        more_bytes: of the new arrays.
-        settings: the limits.
 
     Raises:
         OverloadedError: more than the limit, or UnavailableError where `shed_status` says so.
     """
+    if held_bytes and held_bytes + more_bytes > settings.max_answers_bytes:
+        raise _answers_full(settings)
+
+
+def hold_unsent(unsent_bytes: int, answer_bytes: int, settings: Settings) -> None:
+    """Refuses a large answer that does not fit beside what clients have not taken yet; small ones always fit.
+
+    Raises:
+        OverloadedError: more than the limit, or UnavailableError where `shed_status` says so.
+    """
+    if unsent_bytes and answer_bytes >= _SMALL_BYTES and unsent_bytes + answer_bytes > settings.max_answers_bytes:
+        raise _answers_full(settings)
+
+
+def _answers_full(settings: Settings) -> GlassblockError:
     limit = settings.max_answers_bytes
-    beside_written = bool(unsent_bytes) and more_bytes >= _SMALL_BYTES and unsent_bytes + more_bytes > limit
-    if beside_written or (held_bytes and held_bytes + more_bytes > limit):
-        message = f"no room for this answer: all that are not sent may take {limit:,} bytes; try again in a moment"
-        raise shed(message, 1.0, settings, code="answers_full")
+    message = f"no room for this answer: all that are not sent may take {limit:,} bytes; try again in a moment"
+    return shed(message, 1.0, settings, code="answers_full")
 
 
 def shed(message: str, wait_s: float, settings: Settings, *, code: str) -> GlassblockError:

@@ -54,9 +54,10 @@ def decode(body: bytes) -> Tensors:
     try:
         return _decode_fast(body, float_text.FEW_SEQUENCES, LONG_BYTES)
     except _NotPlainError:
-        if len(body) > LONG_BYTES:
-            raise LongTextError(partial(decode_slowly, body)) from None
-        return decode_slowly(body)
+        pass  # what is raised below would hold it, and with it all that was read
+    if len(body) > LONG_BYTES:
+        raise LongTextError(partial(decode_slowly, body))
+    return decode_slowly(body)
 
 
 def decode_slowly(body: bytes) -> Tensors:

@@ -143,6 +143,7 @@ def test_a_request_behind_a_slow_one_has_no_deadline_while_it_is_kept_waiting(se
 
 
 LARGE = hidden_states(json.dumps([[[0.123] * 8] * 1000]), ',"outputs":["attention_weights[0]"]').replace(b"[0]", b"")
+OF_SMALL_ROWS = hidden_states(json.dumps([[[0.1] * 8] * 100] * 100), ',"outputs":["layers.0.attention_weights"]')
 
 
 def ask_for_much(server: Server) -> socket.socket:
@@ -182,9 +183,9 @@ def test_who_does_not_take_an_answer_is_cut_off_and_its_memory_is_freed(server: 
 def test_large_answers_are_refused_beside_one_that_is_not_taken_and_small_ones_are_not(narrow: Server) -> None:
     with narrow.client() as client, ask_for_much(narrow) as connection:
         assert connection.recv(400).startswith(b"HTTP/1.1 200 OK")
-        refused = post(client, LARGE)
         message = "no room for this answer: all that are not sent may take 20,971,520 bytes; try again in a moment"
-        assert_refused(refused, 429, "answers_full", "", message)
+        for body in (LARGE, OF_SMALL_ROWS):
+            assert_refused(post(client, body), 429, "answers_full", "", message)
         assert post(client, GOOD).status_code == 200
     with narrow.client() as client:
         deadline_s = time.monotonic() + 5
