@@ -36,6 +36,7 @@ glassblock-serve serve --help lists the settings; each is also an environment va
 """
 
 _OTHER_DESCRIPTORS = 256
+_SWITCH_S = 0.001  # of one thread of Python, before another has its turn: docs/decisions/0041
 
 
 def main() -> None:
@@ -141,6 +142,7 @@ def serve(settings: Settings) -> int:
     """
     use_one_pool()
     collect_seldom()
+    sys.setswitchinterval(_SWITCH_S)
     logs.configure(settings.log_level)
     _allow_descriptors(settings.max_connections)
     with _listen(settings) as listener:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import repeat
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
@@ -25,9 +24,8 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 _REMEMBERED = 64  # sequences and outputs of a request whose form is remembered: each is some hundred bytes
 _OFF_LOOP_BYTES = 2 * 2**20
-_ITEM_BYTES = 2048  # as long as so many bytes take to read, a sequence, or a change of one, takes to check or to write
+_ITEM_BYTES = 2048  # as long as so many bytes take to read, a change of a sequence takes to check, or a tensor to write
 _NAMED_BYTES = 64  # likewise for a tensor to be named
-_SUBMITTED_AT_ONCE = 512  # sequences, before others have their turn
 _LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")  # one at a time: a wrong one may take 20 times its size to explain
 _MANY_ITEMS = ThreadPoolExecutor(1, "many-items")  # of shorter texts, which do not wait behind those
 
@@ -152,9 +150,9 @@ async def examine(tensors: Tensors, model: Model, settings: Settings) -> BlockRe
         ids, tokens = await asyncio.to_thread(model.front.tokenize, tensors.text, settings.max_request_tokens)
         tensors = tensors._replace(text=None, input_ids=ids)
     weigh_positions(tensors, settings)
-    items = (1 + len(tensors.interventions)) * len(tensors.hidden_states or tensors.input_ids or ())
+    changes = len(tensors.interventions) * len(tensors.hidden_states or tensors.input_ids or ())
     limits = settings.max_outputs, settings.max_interventions
-    return await _convert(items * _ITEM_BYTES, _MANY_ITEMS, check, tensors, model.spec, *limits, tokens)
+    return await _convert(changes * _ITEM_BYTES, _MANY_ITEMS, check, tensors, model.spec, *limits, tokens)
 
 
 async def submit(request: BlockRequest, model: Model, settings: Settings) -> list[Answer[tuple[Found, ...]]]:
@@ -168,6 +166,7 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     hidden_states = request.hidden_states
     if hidden_states is None and model.front is not None and request.input_ids is not None:
         hidden_states = await asyncio.to_thread(model.front.embed, request.input_ids, request.attention_mask)
+        hold_queue(model.batcher.load, settings)  # others have come meanwhile
     wanted = request.wanted
     pairs = zip(hidden_states or (), request.attention_mask, strict=True)
     sequences: list[Sequence] = []
@@ -181,12 +180,9 @@ async def submit(request: BlockRequest, model: Model, settings: Settings) -> lis
     futures: list[asyncio.Future[Answer[tuple[Found, ...]]]] = []
     answers = None
     try:
-        async with model.gate if len(sequences) > _SUBMITTED_AT_ONCE else nullcontext():
-            hold_queue(model.batcher.load, settings)  # others have come meanwhile
-            for index, sequence in enumerate(sequences, 1):
-                futures.append(model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s))
-                if not index % _SUBMITTED_AT_ONCE:
-                    await asyncio.sleep(0)
+        for sequence in sequences:  # all in one turn of the event loop, so that the queue's limit holds
+            future = model.batcher.submit(sequence, kind, len(sequence), request.priority, request.timeout_s)
+            futures.append(future)
         answers = [await future for future in futures]
         return answers
     finally:

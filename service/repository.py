@@ -42,7 +42,6 @@ class Model:
         heads: that codecs have read of late.
         forms: of requests that were answered of late.
         requests: one of each that is under way, from when it has found the model.
-        gate: for one request of many sequences at a time to queue them, or they would pass the queue's limit together.
     """
 
     spec: ModelSpec
@@ -55,7 +54,6 @@ class Model:
     heads: Recent[Any]
     forms: Recent[Form]
     requests: set[object] = field(default_factory=set)
-    gate: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Repository:

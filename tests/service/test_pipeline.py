@@ -145,43 +145,6 @@ def test_sequences_that_were_queued_are_taken_back_if_the_others_cannot_be() -> 
     assert asyncio.run(ask()) == [True, True]
 
 
-def test_requests_of_many_sequences_pass_the_queues_limit_one_at_a_time() -> None:
-    futures: list[asyncio.Future[Any]] = []
-
-    class Batcher:
-        """Has taken as many positions as were submitted."""
-
-        @property
-        def load(self) -> Load:
-            return Load(len(futures))
-
-        def submit(self, *_: object) -> asyncio.Future[Any]:
-            futures.append(asyncio.get_running_loop().create_future())
-            return futures[-1]
-
-        def withdraw(self, _: object) -> None: ...
-
-    async def ask() -> list[object]:
-        model: Any = SimpleNamespace(
-            batcher=Batcher(), runner=SimpleNamespace(depth=lambda *_, **__: 1), gate=asyncio.Lock()
-        )
-        asked = [asyncio.ensure_future(submit(request, model, settings)) for _ in range(5)]
-        await asyncio.wait(asked[1:])
-        for _ in range(10):  # turns in which the first goes on
-            await asyncio.sleep(0)
-        for future in futures:
-            future.set_result(1)
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    count, settings = 3000, Settings.model_validate({"max_queued_tokens": 600})
-    rows, mask = (np.zeros((1, 8), np.float32),) * count, (np.ones(1, bool),) * count
-    request = BlockRequest((1,) * count, rows, None, mask, (), (), (), None, None, 5)
-    first, *others = asyncio.run(ask())
-    assert first == [1] * count
-    assert [type(other) for other in others] == [OverloadedError] * 4
-    assert len(futures) == count
-
-
 def test_token_ids_are_held_against_the_queue_after_they_are_embedded_too() -> None:
     model: Any = SimpleNamespace(
         batcher=SimpleNamespace(load=Load(), withdraw=lambda _: None), runner=SimpleNamespace(depth=lambda *_, **__: 1)
