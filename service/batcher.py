@@ -24,7 +24,7 @@ from service.errors import DeadlineError, DeviceLostError, GlassblockError, RunF
 from service.metrics import ModelMetrics
 from service.queue import Answer, Entry, Load, Queue
 
-WATCH_EVERY_S, STOP_GRACE_S = 0.5, 5.0  # after which a run that was told to end, and has not, ends the process
+WATCH_EVERY_S, STOP_GRACE_S = 0.5, 5.0  # a run that was told to end and has not by then ends the process
 
 _log = logs.get("batcher")
 

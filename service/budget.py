@@ -97,8 +97,8 @@ def fit(specs: Sequence[ModelSpec], settings: Settings) -> Settings:
     """
     settings = settings.model_copy(update={"max_memory_bytes": settings.max_memory_bytes or available_bytes()})
     heads = max((spec.num_attention_heads or 1 for spec in specs), default=1)
-    bytes_, tokens = (settings.max_answer_bytes, settings.max_body_bytes), (_BATCH_FLOOR, settings.max_request_tokens)
-    floors = (heads * _CELLS_FLOOR, *bytes_, *tokens)
+    floors = [heads * _CELLS_FLOOR, settings.max_answer_bytes, settings.max_body_bytes]
+    floors += [_BATCH_FLOOR, settings.max_request_tokens]
     for name, floor in zip(_LOWERED, floors, strict=True):
         while (value := getattr(settings, name)) > floor and not _fits(specs, settings):
             settings = settings.model_copy(update={name: max(floor, value // 2)})

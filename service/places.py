@@ -65,13 +65,13 @@ class Places:
             OverloadedError: as `hold`.
         """
         self.hold(size_bytes)
-        self.taken += 1
-        self._bytes += size_bytes
+        self.take()
+        self.add(size_bytes)
         try:
             yield
         finally:
-            self.taken -= 1
-            self._bytes -= size_bytes
+            self.leave()
+            self.remove(size_bytes)
 
     def _hold_place(self) -> None:
         if self.taken >= (limit := self._settings.max_in_flight):

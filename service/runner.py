@@ -27,8 +27,8 @@ from service.view import take
 _FINAL, _ROLLOUT = Output(None, FINAL_OUTPUT), Output(None, ROLLOUT)
 LEAN = (View(_FINAL),)
 _WEIGHTS, _STREAM = "attention_weights", "layer_output"
-_ANSWERS = Held()  # of all models
 _TRIMMED_BYTES = 2**28  # of activations, from which on a page fault for each page of a layer is worth its memory
+_ANSWERS = Held()  # of all models
 
 
 class Runner:

@@ -153,9 +153,7 @@ async def _answer(request: Request, asked: Asked) -> Reply:
     body: bytes = (await request.receive())["body"]  # whole, by the door
     if came:
         body = await _inflate(request, body, came)
-        asked = find(
-            request.app.state.repository, asked.name, request.path_params.get("version")
-        )  # loaded anew meanwhile
+        asked = _find(request, asked.name)  # which may have been loaded anew meanwhile
     exchange = Exchange(asked.model.spec, asked.probes, length, asked.model.heads)
     data, timings = await answer(asked.model, body, exchange, request.app.state.settings)
     headers = describe(asked.model, timings)
