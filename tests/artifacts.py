@@ -194,10 +194,9 @@ RECIPES: dict[str, Callable[[str, Path], list[str]]] = {
     ),
 }
 
-# What the server has that most tests share, and what else `make test` needs, from the second on the longest first; each
+# What the server has that most tests share, and all that `make test` needs, from the second on the longest first: each
 # is a trace of some seconds.
 SERVED = ("tiny", "minilm", "head-256", "encoder-post-relu", "my-block", "textbook-multi-head")
-NEEDED = (*SERVED[:3], "rotary", *SERVED[3:])
 
 
 @functools.cache
@@ -268,11 +267,11 @@ def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess
 
 
 def main() -> None:
-    """Makes NEEDED: one in this process, which starts torch for all, and the others in two forks of it.
+    """Makes SERVED: one in this process, which starts torch for all, and the others in two forks of it.
 
     While it starts, the other processor reads all tests once, so that pytest's processes find them compiled.
     """
-    names = [name for name in NEEDED if not place_of(name).exists()]
+    names = [name for name in SERVED if not place_of(name).exists()]
     if not names:
         return
     gc.disable()  # while torch is loaded

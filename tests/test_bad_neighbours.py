@@ -187,6 +187,7 @@ def scrape(server: Server, path: str, more: str = "") -> socket.socket:
     return connection
 
 
+@pytest.mark.long
 def test_good_answers_stay_while_scrapers_hang_or_ask_all_the_time(neighbours: Server, good: list[Case]) -> None:
     def scrape_again(_: np.random.Generator) -> None:
         with scrape(neighbours, "/metrics", "Connection: close\r\n") as connection, connection.makefile("rb") as answer:
@@ -218,6 +219,7 @@ def test_each_gets_its_own_answer_though_all_have_one_id(neighbours: Server, goo
             assert list(threads.map(ask_with_id, good)) == [case.alone for case in good]
 
 
+@pytest.mark.long
 def test_probes_and_small_requests_go_on_while_the_threads_for_large_bodies_are_used_up(neighbours: Server) -> None:
     large = json.dumps({"hidden_states": [[ROW] * 150_000]}).encode()  # some 6 MB: read, then refused for its length
     small = json.dumps({"hidden_states": [[ROW]]}).encode()

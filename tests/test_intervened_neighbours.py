@@ -47,6 +47,7 @@ def failed_runs(server: Server) -> int:
     return log_of(server).count('"run failed"')
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_different_interventions_share_batches_and_each_answers_as_alone(server: Server) -> None:
     before = failed_runs(server)

@@ -38,9 +38,8 @@ def assert_goes_on_as_in_bert(
             assert_equal_by_the_rule(got, single[name], double[name], what=f"{name} of sequence {row}")
 
 
-@pytest.mark.parametrize(
-    ("layer", "seed"), [(3, 0), *(pytest.param(n % LAYERS, n, marks=pytest.mark.long) for n in range(1, 25))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("layer", "seed"), [(3, 0), *((n % LAYERS, n) for n in range(1, 25))])
 def test_every_verb_at_every_site_goes_on_as_in_bert(client: httpx.Client, layer: int, seed: int) -> None:
     tokenizer, single, double = minilm()
     addresses = [f"layers.{layer}.{site}" for site in SITES]

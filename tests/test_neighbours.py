@@ -43,11 +43,13 @@ def test_every_probe_of_tiny_is_alike_alone_and_among_other_lengths(neighbours: 
     assert_equal_alone_and_together(neighbours, cases)
 
 
+@pytest.mark.long
 def test_minilm_answers_alike_alone_and_among_other_lengths(neighbours: Server) -> None:
     cases = [ids_case(length, [length]) for length in (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 66)]
     assert_equal_alone_and_together(neighbours, cases)
 
 
+@pytest.mark.long
 def test_every_layers_attention_in_minilm_is_alike_alone_and_among_other_lengths(neighbours: Server) -> None:
     outputs = ["attention_weights", "layers.2.attention_scores", "layers.5.context"]
     cases = [ids_case(length, [length], outputs=outputs) for length in (1, 2, 3, 5, 7, 8, 17, 20, 33)]

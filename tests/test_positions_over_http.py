@@ -21,6 +21,7 @@ from tests.server import Server, link_models, running
 from tests.service.grpc_client import Grpc
 from tests.service.inference import ask, ask_binary, binary, framed, read, tensor
 
+pytestmark = pytest.mark.long
 GENERATOR = np.random.default_rng(8)
 LENGTHS = (7, 3, 1)
 ROWS = [GENERATOR.standard_normal((length, 24)).round(4).astype(np.float32) for length in LENGTHS]

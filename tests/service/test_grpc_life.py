@@ -169,6 +169,7 @@ def test_while_draining_health_says_no_and_calls_are_served(models: Path, tmp_pa
         assert server.wait(3) == 0
 
 
+@pytest.mark.long
 def test_what_the_drain_timeout_cuts_off_is_told_so(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY, grpc_port=0, drain_timeout_s=1) as server, Grpc(server.grpc) as caller:
         stuck = caller.begin("ModelInfer", raw(rows(STUCK)))
@@ -189,6 +190,7 @@ def test_an_idle_server_with_open_channels_ends_at_once(models: Path, tmp_path: 
         assert time.monotonic() - start_s < 1.5
 
 
+@pytest.mark.long
 def test_while_the_models_load_calls_are_unavailable_and_liveness_is_told(models: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         http_port, grpc_port = first.getsockname()[1], second.getsockname()[1]
@@ -225,6 +227,7 @@ def test_a_port_that_is_taken_stops_the_start(models: Path, tmp_path: Path) -> N
     assert done.stderr == f"glassblock-serve: {message}\n"
 
 
+@pytest.mark.long
 def test_the_port_without_its_extra_stops_the_start_and_says_what_to_install(models: Path) -> None:
     program = (
         "import os, sys; os.environ['GLASSBLOCK_GRPC_PORT'] = '0'; sys.modules['grpc'] = None; "

@@ -113,6 +113,7 @@ def longer(headers: dict[str, str]) -> dict[str, str]:
 unheard = itertools.count(1).__next__
 
 
+@pytest.mark.long
 @given(
     size=st.integers(1, 3),
     length=st.integers(1, 5),
@@ -194,6 +195,7 @@ def test_more_sequences_than_are_remembered_get_what_their_head_asks_for_again(c
     assert first == second
 
 
+@pytest.mark.long
 def test_a_known_head_gets_what_it_asks_for_after_the_checks_of_its_like_were_forgotten(client: httpx.Client) -> None:
     body, headers = framed_states(ROWS, "layers.0.query")
     before = ask_binary(client, body, headers, "tiny.probes").content

@@ -52,6 +52,7 @@ def test_sigterm_lets_requests_in_flight_finish_with_their_full_answers(models: 
         assert server.wait(2) == 0
 
 
+@pytest.mark.long
 def test_a_connection_that_goes_on_asking_after_sigterm_is_closed(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY) as server, server.client() as client:
         assert client.get("/livez").headers.get("connection") != "close"
@@ -82,6 +83,7 @@ def test_while_draining_readiness_is_503_at_once_and_requests_are_still_served(m
         assert 1.5 <= time.monotonic() - start_s < 4
 
 
+@pytest.mark.long
 def test_what_the_drain_timeout_cuts_off_is_told_so_and_counted_in_the_log(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY, drain_timeout_s=1) as server, in_flight(server, STUCK, 3) as futures:
         start_s = time.monotonic()
@@ -135,6 +137,7 @@ def _first_answer(url: str) -> httpx.Response:
     raise AssertionError(f"no answer from {url}")
 
 
+@pytest.mark.long
 def test_a_dying_batcher_fails_its_waiters_within_a_second_and_ends_the_process(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path, FAULTY) as server, in_flight(server, HELD, 3, BREAKS_THE_LOOP) as futures:
         assert futures[0].result().status_code == 200
@@ -147,6 +150,7 @@ def test_a_dying_batcher_fails_its_waiters_within_a_second_and_ends_the_process(
     assert "the choice of batches is broken" in server.stdout.read_text()
 
 
+@pytest.mark.long
 def test_a_log_that_nobody_reads_blocks_no_request_and_no_stop(models: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "stdout")
     reader = os.open(tmp_path / "stdout", os.O_RDONLY | os.O_NONBLOCK)

@@ -62,6 +62,7 @@ def test_many_sequences_with_every_probe_are_weighed_in_no_time(unharmed: httpx.
     assert_refused(response, 422, "answer_too_large", "", f"{BYTES} 1,061,683,200")
 
 
+@pytest.mark.long
 def test_the_most_sequences_of_a_request_are_answered(unharmed: httpx.Client) -> None:
     answer = post(unharmed, _sequences(*[1] * 16_384)).json()
     first = post(unharmed, _sequences(1)).json()["outputs"]["block_output"][0]

@@ -74,6 +74,7 @@ def assert_served_and_shed(run: Run) -> None:
     assert all(exchange.retry_after for exchange in run.exchanges if exchange.outcome == "429")
 
 
+@pytest.mark.long
 def test_probes_are_answered_at_once_during_overload(narrow: Server) -> None:
     async def scenario() -> None:
         loading = overload(narrow, 1.5)
@@ -88,6 +89,7 @@ def test_probes_are_answered_at_once_during_overload(narrow: Server) -> None:
     uvloop.run(scenario())
 
 
+@pytest.mark.long
 def test_a_burst_of_new_clients_is_refused_in_one_go_however_long_the_door_rests(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ async def trickle(server: Server, head: bytes) -> tuple[int, float]:
     return answer.result().status, time.monotonic() - start_s
 
 
+@pytest.mark.long
 def test_slow_clients_are_cut_off_during_overload_and_take_no_place(narrow: Server) -> None:
     async def scenario() -> None:
         loading = overload(narrow, 1.5)
@@ -133,6 +136,7 @@ def test_slow_clients_are_cut_off_during_overload_and_take_no_place(narrow: Serv
     uvloop.run(scenario())
 
 
+@pytest.mark.long
 def test_sigterm_during_overload_answers_every_request_or_refuses_it(models: Path, tmp_path: Path) -> None:
     async def scenario(server: Server) -> None:
         loading = overload(server, 2)

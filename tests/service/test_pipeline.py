@@ -65,7 +65,7 @@ def test_a_request_with_most_of_its_text_in_hidden_states_is_read_at_once_though
     assert np.array_equal(found, rows)
 
 
-MANY = 40_000
+MANY = 20_000
 LONG = {
     "token ids": {"input_ids": [[1, 2]] * MANY},
     "texts": {"text": ["a"] * MANY},

@@ -79,12 +79,14 @@ def test_with_any_bit_of_its_header_turned_over_it_is_answered_or_refused(spec: 
     assert found.count(200) < len(found) / 20  # a digit of the timeout and the like
 
 
+@pytest.mark.long
 def test_over_http_cut_off_at_any_byte_it_is_400_in_words(unharmed: httpx.Client) -> None:
     for end in range(len(BODY)):
         answer = ask(unharmed, BODY[:end])
         assert (answer.status_code, list(answer.json())) == (400, ["error", "code", "at", "request_id"])
 
 
+@pytest.mark.long
 def test_over_http_with_every_third_bit_of_its_header_turned_over_it_is_answered_or_refused(
     unharmed: httpx.Client,
 ) -> None:

@@ -80,6 +80,7 @@ def test_telemetry_is_off_before_onnxruntime_is_imported_and_again_after() -> No
     assert callable(onnxruntime.disable_telemetry_events)
 
 
+@pytest.mark.long
 def test_a_server_opens_no_connection_of_its_own(tmp_path: Path, artifact: Callable[[str], Path]) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
     with running(models, tmp_path, layer_graphs="eager") as server, server.client() as client:

@@ -75,7 +75,12 @@ SLOW_CHUNKS = (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *SLOW_BODY[1:])
 
 
 @pytest.mark.parametrize(
-    ("head", "code", "message"), [SLOW_HEAD, SLOW_BODY, SLOW_CHUNKS], ids=["head", "body", "chunks"]
+    ("head", "code", "message"),
+    [
+        pytest.param(*SLOW_HEAD, id="head"),
+        pytest.param(*SLOW_BODY, id="body", marks=pytest.mark.long),
+        pytest.param(*SLOW_CHUNKS, id="chunks", marks=pytest.mark.long),
+    ],
 )
 def test_a_trickled_request_is_answered_with_408_at_its_deadline(
     server: Server, head: bytes, code: str, message: str
@@ -193,6 +198,7 @@ def test_large_answers_are_refused_beside_one_that_is_not_taken_and_small_ones_a
             assert time.monotonic() < deadline_s
 
 
+@pytest.mark.long
 def test_who_takes_an_answer_slowly_but_steadily_gets_all_of_it(server: Server) -> None:
     with ask_for_much(server) as connection:
         start_s, data = time.monotonic(), b""
@@ -207,6 +213,7 @@ def test_who_takes_an_answer_slowly_but_steadily_gets_all_of_it(server: Server) 
     assert time.monotonic() - start_s > 2 * DEADLINE_S
 
 
+@pytest.mark.long
 def test_beyond_max_connections_a_client_is_told_so(artifact: Callable[[str], Path], tmp_path: Path) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
     with running(models, tmp_path, max_connections=3, idle_timeout_s=1) as server, contextlib.ExitStack() as stack:
@@ -238,6 +245,7 @@ def test_a_low_limit_of_descriptors_is_raised_for_max_connections(
             assert post(client, GOOD).status_code == 200
 
 
+@pytest.mark.long
 def test_a_server_without_descriptors_serves_who_is_there_and_recovers(
     artifact: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def tokens_run(server: Server) -> float:
         return scrape_at_rest(client)[TOKENS]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGUSR1], ids=["the process", "its event loop"])
 def test_liveness_tells_a_standstill_and_what_is_late_after_it_is_not_run(
     faulty: Server, number: signal.Signals

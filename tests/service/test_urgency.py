@@ -79,6 +79,7 @@ def test_a_timeout_of_0_and_a_long_one_let_a_request_wait(client: httpx.Client, 
         assert face(client, timeout_s=timeout_s).status_code == httpx.codes.OK
 
 
+@pytest.mark.long
 def test_who_has_priority_is_answered_first(slow: httpx.Client) -> None:
     finished: list[int] = []
 
