@@ -17,8 +17,9 @@ DOCKER_NETWORK ?= default
 IMAGE ?= glassblock
 PROVIDER ?= cpu
 MAX_ADDED_MB := 250
-# Where there are long tests of crowds and of time, which nothing else may run beside.
-ALONE := tests/service tests/load_tests tests/test_load_tests.py tests/test_readme.py tests/test_fuzzing.py
+# Long tests of crowds and of time, which nothing else may run beside.
+ALONE := $(addprefix tests/,test_readme.py $(addprefix service/test_,slow_crowds.py clock.py connection_storm.py overloaded.py) \
+  $(addprefix load_tests/test_,locust.py mixed.py open_loop.py reliability.py))
 # Where it is set, every process would compile all tests anew, which pytest rewrites.
 unexport PYTHONDONTWRITEBYTECODE
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -47,14 +48,13 @@ check: install  ## Lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: install  ## The whole test suite but the long runs
+test: install  ## The test suite, but for what takes seconds a test: test-long
 	$(BIN)/python -m tests.artifacts
 	$(BIN)/python -m pytest -n 3 $(TESTS)
 
-test-long: install  ## What takes long: the README's commands, load_tests, crowds of slow clients, more random examples
-	$(BIN)/python -m pytest -n 2 -m "(thorough or hypothesis) and not long" --hypothesis-profile thorough --timeout 600
-	$(BIN)/python -m pytest -n 2 -m long $(ALONE:%=--ignore=%) --hypothesis-profile thorough --timeout 600
-	$(BIN)/python -m pytest -m long $(ALONE) --hypothesis-profile thorough --timeout 600
+test-long: install  ## What takes long: deadlines, drains, a hub, the README's commands, load_tests, crowds of slow clients, more random examples
+	$(BIN)/python -m pytest -n 3 -m "thorough or hypothesis or long" $(ALONE:%=--ignore=%) --hypothesis-profile thorough --timeout 600
+	$(BIN)/python -m pytest -m long $(ALONE) --timeout 600
 
 test-oracles: install  ## Our names and answers beside TransformerLens and bertviz, each with a PyTorch of its own
 	$(BIN)/python -m pytest -m oracles --timeout 900

@@ -62,7 +62,7 @@ def tritonclient(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tu
     return use(CLIENTS / "tritonclient.txt", "triton_sync.py", host(server), folder)
 
 
-@pytest.mark.timeout(180)  # the first time, its packages are installed
+@pytest.mark.timeout(400)  # the first time, its packages are installed
 def test_tritonclient_is_served_in_every_way_it_has_of_asking(
     tritonclient: tuple[dict[str, Any], dict[str, Any]],
     client: httpx.Client,

@@ -25,7 +25,7 @@ def tritonclient(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tu
     return use(PINS, "triton_grpc.py", server.grpc, tmp_path_factory.mktemp("tritonclient"))
 
 
-@pytest.mark.timeout(180)  # the first time, its packages are installed
+@pytest.mark.timeout(400)  # the first time, its packages are installed
 def test_tritonclient_is_served_over_grpc_in_every_way_it_has_of_asking(
     tritonclient: tuple[dict[str, Any], dict[str, NDArray[Any]]], client: httpx.Client
 ) -> None:

