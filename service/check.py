@@ -3,6 +3,7 @@
 What passes here can meet no neighbour with harm: finite, of the right size, zero where masked.
 """
 
+import math
 from itertools import repeat
 
 import numpy as np
@@ -172,6 +173,8 @@ def _check_values(values: Float32Array, mask: BoolArray | None, hidden_size: int
 
 
 def _hold_finite(values: Float32Array, index: int) -> None:
+    if math.isfinite(np.vdot(values, values)):  # in half the time; a sum of squares that is not may only be too large
+        return
     finite = np.isfinite(values)
     if not finite.all():
         position, dimension = np.argwhere(~finite)[0]

@@ -29,7 +29,8 @@ STORED: dict[str, np.dtype[Any]] = {
     "BOOL": raw.BOOL,
 }
 DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}  # of outputs
-_DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?P<list>\[(?P<nested>[ \t\r\n]*\[[ \t\r\n]*\[)?)')
+_KEY = b'"data"'
+_DATA = re.compile(_KEY + rb"[ \t\r\n]*:[ \t\r\n]*(?P<list>\[(?P<nested>[ \t\r\n]*\[[ \t\r\n]*\[)?)")
 _MOST_LISTS, _FEW_LISTS = 2**13, 2**9  # that are cut out: more than a request may have; and within some milliseconds
 _NESTED_AXES = 3  # of a list that C reads nested
 _NONCE = secrets.token_hex(16)  # so that a client cannot write what stands for numbers
@@ -61,20 +62,21 @@ def cut_numbers(text: bytes, *, all_of_them: bool) -> tuple[bytes, dict[str, Num
     would take long to cut out is left in the text.
     """
     most_lists, most_sequences = (_MOST_LISTS, MAX_SEQUENCES) if all_of_them else (_FEW_LISTS, FEW_SEQUENCES)
-    if not 0 < text.count(b'"data"') <= most_lists:
-        return text, {}
-    pieces, found, end = list[bytes](), dict[str, Numbers](), 0
-    while match := _DATA.search(text, end):
-        start, nested = match.start("list"), match["nested"] is not None
-        arrays, stop = _read_list(text, start, most_sequences, nested=nested) or ((), 0)
-        if arrays:
-            name = f"{_NONCE}.{len(found)}"
-            found[name] = Numbers(text, start, stop, arrays, nested)
+    pieces, found, end, lists = list[bytes](), dict[str, Numbers](), 0, 0
+    while (at := text.find(_KEY, end)) >= 0:
+        if (lists := lists + 1) > most_lists:
+            return text, {}
+        match = _DATA.match(text, at)
+        nested = match is not None and match["nested"] is not None
+        read = match and _read_list(text, match.start("list"), most_sequences, nested=nested)
+        if match and read:
+            name, start = f"{_NONCE}.{len(found)}", match.start("list")
             pieces += (text[end:start], b'"%b"' % name.encode())
-            end = stop
+            end = read[1]
+            found[name] = Numbers(text, start, end, read[0], nested)
         else:
-            pieces.append(text[end : match.end()])
-            end = match.end()
+            pieces.append(text[end : at + len(_KEY)])
+            end = at + len(_KEY)
     return b"".join((*pieces, text[end:])) if found else text, found
 
 
@@ -99,7 +101,8 @@ def read_floats(head: InputHead, data: Any) -> tuple[Float32Array, ...]:
         IllegalRequestError: not as many numbers as the shape says, at any level, or something else among them.
     """
     if isinstance(data, memoryview):
-        return tuple(raw.widen(raw.view(data, STORED[head.datatype], head.shape)))
+        stored = raw.view(data, STORED[head.datatype], head.shape)
+        return tuple(stored if head.datatype == "FP32" else raw.widen(stored))
     if isinstance(data, Numbers) and data.nested and len(head.shape) != _NESTED_AXES:
         data = _read_again(data)
     if not isinstance(data, Numbers):
