@@ -49,7 +49,6 @@ check: install  ## Lint, format, types, import rules
 	$(BIN)/lint-imports
 
 test: install  ## The test suite, but for what takes seconds a test: test-long
-	$(BIN)/python -m tests.artifacts
 	$(BIN)/python -m pytest -n 3 $(TESTS)
 
 test-long: install  ## What takes long: deadlines, drains, a hub, the README's commands, load_tests, crowds of slow clients, more random examples

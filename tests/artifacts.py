@@ -1,6 +1,7 @@
 """Exported artifacts for every test: made by the real command on first use, kept until the exporter changes.
 
-`python -m tests.artifacts` makes what `make test` needs, sooner than the tests that ask one by one.
+`python -m tests.artifacts` makes those that most tests share, sooner than tests that ask for one after the other; pytest
+starts it beside its own processes (tests/conftest.py), where a test waits for what it needs.
 """
 
 import fcntl
@@ -8,7 +9,6 @@ import functools
 import gc
 import hashlib
 import importlib.util
-import io
 import json
 import multiprocessing
 import os
@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tests import textbook
 
@@ -246,11 +246,11 @@ def artifact(name: str) -> Path:
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[None]:
+def _locked(name: str) -> Iterator[IO[str]]:
     store().mkdir(parents=True, exist_ok=True)
     with (store() / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
 def _command(name: str) -> list[str]:
@@ -266,25 +266,30 @@ def export(*arguments: str, cwd: Path = MY_BLOCK) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
-def main() -> None:
-    """Makes SERVED: one in this process, which starts torch for all, and the others in two forks of it.
+def missing() -> list[str]:
+    """Those of SERVED that are not there yet."""
+    return [name for name in SERVED if not place_of(name).exists()]
 
-    While it starts, the other processor reads all tests once, so that pytest's processes find them compiled.
+
+def main() -> None:
+    """Makes what is missing: one in this process, which starts torch for all, and the others in two forks of it.
+
+    All are locked before, so that who asks for one meanwhile waits for it.
     """
-    names = [name for name in SERVED if not place_of(name).exists()]
-    if not names:
-        return
-    gc.disable()  # while torch is loaded
-    reading = subprocess.Popen([sys.executable, "-m", "pytest", "--collect-only", "-qq"], stdout=subprocess.DEVNULL)
-    _run_each_trace_sooner()
-    _make_here(names[0])
-    gc.freeze()  # torch.export collects garbage often, and need not look through torch itself each time
-    gc.enable()
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as lanes:
-        made = [lanes.submit(_make_here, name) for name in names[1:]]
-    reading.wait()
-    for each in made:
-        each.result()
+    with ExitStack() as locks:
+        names = {name: locks.enter_context(_locked(name)).fileno() for name in missing()}
+        if not names:
+            return
+        first, *others = names
+        gc.disable()  # while torch is loaded
+        _run_each_trace_sooner()
+        _make_here(first, names[first])
+        gc.freeze()  # torch.export collects garbage often, and need not look through torch itself each time
+        gc.enable()
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as lanes:
+            made = [lanes.submit(_make_here, name, names[name]) for name in others]
+        for each in made:
+            each.result()
 
 
 def _run_each_trace_sooner() -> None:
@@ -297,22 +302,18 @@ def _run_each_trace_sooner() -> None:
     ONNXRegistry.from_torchlib = staticmethod(made)  # type: ignore[method-assign]
 
 
-def _make_here(name: str) -> None:
+def _make_here(name: str, lock: int) -> None:
     from export.__main__ import main as export_main
 
-    os.chdir(MY_BLOCK)
-    with _locked(name):
-        if place_of(name).exists():
-            return
+    if not place_of(name).exists():  # else another process had the lock before
+        os.chdir(MY_BLOCK)
         sys.argv = ["glassblock-export", *_command(name)]
         try:
-            with redirect_stdout(io.StringIO()):  # its tables; the steps on stderr stay
-                export_main()
+            export_main()
         except SystemExit as end:
             if end.code:
                 raise
-    sys.stdout.write(f"exported {name} for the tests\n")
-    sys.stdout.flush()
+    fcntl.flock(lock, fcntl.LOCK_UN)  # which all forks hold together
 
 
 if __name__ == "__main__":

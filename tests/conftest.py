@@ -5,6 +5,9 @@ import functools
 import gc
 import os
 import re
+import subprocess
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,10 +33,9 @@ settings.load_profile("quick")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
-    """Files that need the same costly thing run in one process: torch, or a `server` with all models.
+    """Files that need the same costly thing run in one process: torch, or, in two halves, a `server` with all models.
 
-    Beside these two, which compute all the time, a third process begins with those that mostly wait. The tests of
-    `make families` run by themselves, and are spread.
+    Any other file runs in the process that is free. The tests of `make families` run by themselves, and are spread.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -48,7 +50,20 @@ def _need(file: str) -> str:
         return "torch"
     asked = re.search(r"^def test_\w+\([^)]*\b(server|client|unharmed):", text, re.MULTILINE)
     own = re.search(r"^def (server|client)\(", text, re.MULTILINE)
-    return "server" if asked and not own else file
+    return f"server {zlib.crc32(file.encode()) % 2}" if asked and not own else file
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Makes what most tests need, where many are run, while pytest's processes start and read the tests."""
+    if not getattr(session.config.option, "numprocesses", None) or not artifacts.missing():
+        return
+    artifacts.store().mkdir(parents=True, exist_ok=True)
+    log = artifacts.store() / "log"
+    with log.open("w") as file:
+        maker = subprocess.Popen([sys.executable, "-m", "tests.artifacts"], cwd=ROOT, stdout=file, stderr=file)
+    session.config.add_cleanup(maker.wait)
+    session.config.add_cleanup(maker.terminate)  # cleanups go backwards
+    sys.stdout.write(f"exporting the models that tests need: {log}\n")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first: files that share a process, then those that start the most servers."""
+    """What computes begins in two processes, what starts many servers, and mostly waits, in the third."""
     items.sort(key=_turn)
 
 
@@ -68,10 +83,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def _turn(item: pytest.Item) -> tuple[bool, int, bool]:
+def _turn(item: pytest.Item) -> tuple[int, bool]:
     file = item.nodeid.partition("::")[0]
-    own = _need(file) == file
-    return own, -_count_servers(file) if own else 0, item.get_closest_marker("thorough") is None
+    need = _need(file)
+    servers = {"torch": 99, "server 0": 99, "server 1": 3}.get(need) or _count_servers(file)
+    return -servers, item.get_closest_marker("thorough") is None
 
 
 @functools.cache
