@@ -1,7 +1,7 @@
 """Exported artifacts for every test: made by the real command on first use, kept until the exporter changes.
 
-`python -m tests.artifacts` makes those that most tests share, sooner than tests that ask for one after the other; pytest
-starts it beside its own processes (tests/conftest.py), where a test waits for what it needs.
+`python -m tests.artifacts` makes those that most tests share, sooner than tests that ask for one after the other;
+pytest starts it beside its own processes (tests/conftest.py), where a test waits for what it needs.
 """
 
 import fcntl
