@@ -61,8 +61,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     log = artifacts.store() / "log"
     with log.open("w") as file:
         maker = subprocess.Popen([sys.executable, "-m", "tests.artifacts"], cwd=ROOT, stdout=file, stderr=file)
-    session.config.add_cleanup(maker.wait)
-    session.config.add_cleanup(maker.terminate)  # cleanups go backwards
+
+    def end() -> None:
+        maker.terminate()
+        maker.wait()
+
+    session.config.add_cleanup(end)
     sys.stdout.write(f"exporting the models that tests need: {log}\n")
 
 
