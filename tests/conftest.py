@@ -33,14 +33,17 @@ settings.load_profile("quick")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
-    """Files that need the same costly thing run in one process: torch, or, in two halves, a `server` with all models.
+    """A file runs in one process, and in `make test` also files that need the same costly thing.
 
-    Any other file runs in the process that is free. The tests of `make families` run by themselves, and are spread.
+    That is torch, or, in two halves, a `server` with all models; what takes minutes can start it in each process. The
+    tests of `make families` run by themselves, and are spread.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return nodeid if file == "tests/export/test_family_graphs.py" else _need(file)
+        if file == "tests/export/test_family_graphs.py":
+            return nodeid
+        return _need(file) if "not long" in self.config.option.markexpr else file
 
 
 @functools.cache

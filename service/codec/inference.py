@@ -35,14 +35,14 @@ class Known:
     """A head that was read before, of a request that was answered; the next one with it is mostly its client's next.
 
     Attributes:
-        head: read, and held against the model.
+        head: read, and held against the model; of one input, hidden states, as bytes or as numbers that were cut out.
         tensors: what it asks for, without hidden states.
-        answer_head: the JSON of their answers.
+        answer_head: the JSON of their answers; None if it has numbers in it, or is long.
     """
 
     head: Head
     tensors: Tensors
-    answer_head: bytes
+    answer_head: bytes | None
 
 
 @dataclass(slots=True)
@@ -90,13 +90,19 @@ class Exchange:
         known = self.heads.get(key) if length <= _REMEMBERED_BYTES else None
         if known is None or len(behind) != known.head.inputs[0].size_bytes:
             return self._read(text, behind)
-        self._known = known
-        return known.tensors._replace(hidden_states=read_floats(known.head.inputs[0], behind))
+        return self._recall(known, behind)
+
+    def _recall(self, known: Known, data: memoryview | Numbers) -> Tensors:
+        self._known, self._head = known, known.head
+        return known.tensors._replace(hidden_states=read_floats(known.head.inputs[0], data))
 
     def _read(self, text: bytes, behind: memoryview | None, *, here: bool = True) -> Tensors:
         head_text, numbers = cut_numbers(text, all_of_them=not here)
         if here and len(head_text) > LONG_BYTES:
             raise LongTextError(partial(self._read, text, behind, here=False))
+        key = head_text, self.probes
+        if behind is None and len(numbers) == 1 and (known := self.heads.get(key)) is not None:
+            return self._recall(known, *numbers.values())
         self._head = head = read_head(head_text)
         if head.model not in {"", self.spec.name + PROBES * self.probes}:
             message = "expected the model's name as in the URL, got another one"
@@ -104,9 +110,9 @@ class Exchange:
         find = partial(_find_data, numbers=numbers, behind=behind)
         tensors = read_tensors(head, self.spec, find, probes=self.probes)
         first, *others = head.inputs
-        if others or first.data is not None or len(text) > _REMEMBERED_BYTES:
+        if others or len(head_text) > _REMEMBERED_BYTES or len(numbers) != (first.data is not None):
             return tensors
-        tensors = tensors._replace(key=(text, self.probes))
+        tensors = tensors._replace(key=key)
         self._new = tensors._replace(hidden_states=None)
         return tensors
 
@@ -116,7 +122,7 @@ class Exchange:
         Raises:
             IllegalRequestError: an output in JSON is not finite, which JSON cannot say.
         """
-        if self._known is not None:
+        if self._known is not None and self._known.answer_head is not None:
             arrays = [array for _, _, found in result.tensors() for array in found]
             return self._join(self._known.answer_head, arrays)
         binary = self._binary_keys(result)
@@ -138,8 +144,9 @@ class Exchange:
             separator = b","
         text.append(b"]}")
         head = b"".join(text)
-        if self._new is not None and len(binary) == len(result.outputs) and len(head) <= _REMEMBERED_BYTES:
-            self.heads.put(self._new.key, Known(self._head, self._new, head))
+        if self._new is not None:
+            whole = len(binary) == len(result.outputs) and len(head) <= _REMEMBERED_BYTES
+            self.heads.put(self._new.key, Known(self._head, self._new, head if whole else None))
         return self._join(head, behind)
 
     def _join(self, head: bytes, behind: list[NDArray[Any]]) -> bytes:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -13,13 +14,15 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from service.recent import Recent
 from tests.server import Server, link_models, running
-from tests.service.inference import ROWS, ask_binary, binary, framed, framed_states, read
+from tests.service.inference import ROWS, ask_binary, binary, framed, framed_states, read, tensor
 from tests.service.refusal import assert_refused
 from tests.service.wire import HEAD, connect, read_one
 
+unheard = itertools.count(1).__next__
 FINITE = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
 ADDRESSES = (
     "block_output",
@@ -105,12 +108,55 @@ def test_a_request_gets_the_same_bytes_whatever_is_known(
     assert [answer.content for answer in unknown] == [answer.content for answer in first]
 
 
+def in_text(
+    rows: NDArray[np.float32], outputs: list[dict[str, Any]], *, nested: bool, last: tuple[object, ...] = ()
+) -> bytes:
+    """A request with hidden states as numbers, and these in place of the last one."""
+    numbers: Any = rows.tolist() if nested else rows.ravel().tolist()
+    innermost = numbers
+    while isinstance(innermost[-1], list):
+        innermost = innermost[-1]
+    innermost[-1:] = last or innermost[-1:]
+    return orjson.dumps({"inputs": [tensor("hidden_states", rows, numbers)], "outputs": outputs})
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+@pytest.mark.parametrize("as_bytes", [(False, False), (True, False), (True, True)], ids=["text", "both", "bytes"])
+def test_numbers_in_text_get_the_same_answer_whatever_is_known(
+    client: httpx.Client, as_bytes: tuple[bool, bool], *, nested: bool
+) -> None:
+    wanted = zip(("block_output", "layers.*.attention_weights[...,0]"), as_bytes, strict=True)
+    outputs = [{"name": name, "parameters": {"binary_data": kind}} for name, kind in wanted]
+    for seed in range(3):  # other numbers in the same text
+        rows = np.random.default_rng(seed).standard_normal((2, 3, 8)).astype(np.float32)
+        body = in_text(rows, outputs, nested=nested)
+        answer, unknown = (ask_binary(client, text, {}, "tiny.probes") for text in (body, b"\n" * unheard() + body))
+        assert answer.content == unknown.content
+        expected = read(ask_binary(client, *framed_states(rows, "block_output")))
+        assert np.array_equal(read(answer)["block_output"], expected["block_output"])
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_numbers_of_a_known_text_are_held_against_its_shape_and_the_rules(
+    unharmed: httpx.Client, *, nested: bool
+) -> None:
+    outputs = [{"name": "block_output"}]
+    for _ in range(3):
+        assert ask_binary(unharmed, in_text(ROWS, outputs, nested=nested), {}).status_code == 200
+        wrong = in_text(ROWS, outputs, nested=nested, last=(1e39,))
+        assert_refused(ask_binary(unharmed, wrong, {}), 422, "value_overflow", "hidden_states[1][2][7]", FINITE)
+        wrong = in_text(ROWS, outputs, nested=nested, last=(1, None))
+        assert ask_binary(unharmed, wrong, {}).json()["code"] in {"wrong_type", "wrong_shape"}
+        wrong = in_text(np.concatenate((ROWS, ROWS)), outputs, nested=nested)
+        wrong = wrong.replace(b'"shape":[4,3,8]', b'"shape":[2,3,8]')
+        found = 4 if nested else 96
+        said = f"expected {2 if nested else 48} elements, as the shape says, got {found}"
+        assert_refused(ask_binary(unharmed, wrong, {}), 422, "wrong_shape", "inputs[0].data", said)
+
+
 def longer(headers: dict[str, str]) -> dict[str, str]:
     """Those of a request whose JSON has one more byte."""
     return {name: str(int(value) + 1) for name, value in headers.items()}
-
-
-unheard = itertools.count(1).__next__
 
 
 @pytest.mark.long
