@@ -61,7 +61,7 @@ test-oracles: install  ## Our names and answers beside TransformerLens and bertv
 # A virtual environment of its own, $(VENV)-cuda: onnxruntime and onnxruntime-gpu are the same package. Equal bits alone
 # and among neighbours are the CPU's promise; tests/gpu has what holds on CUDA.
 test-gpu: $(VENV)-cuda/.cuda  ## On a machine with a CUDA device: what is served there beside PyTorch, and faults of the device
-	PROVIDER=cuda $(VENV)-cuda/bin/python -m pytest -n 2 tests/test_*_over_http.py tests/test_minilm_probes.py -k "not among_neighbours"
+	PROVIDER=cuda $(VENV)-cuda/bin/python -m pytest -n 2 -m "not oracles" tests/test_*_over_http.py tests/test_minilm_probes.py -k "not among_neighbours"
 	$(VENV)-cuda/bin/python -m pytest -m gpu tests/gpu --timeout 300
 
 $(VENV)-cuda/.cuda: pyproject.toml

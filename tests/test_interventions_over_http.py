@@ -13,6 +13,7 @@ from safetensors.numpy import load
 from tests.changes import Change, as_json, every_verb
 from tests.hooked import SITES, Tensors, assert_equal_by_the_rule, minilm, row_of, run_alone, run_bert
 
+pytestmark = pytest.mark.long
 SENTENCE = "The cat sat."
 OTHERS = ["Yes.", "Interest rates rose by half a point, which nobody had expected."]
 LAYERS = 6
@@ -38,7 +39,6 @@ def assert_goes_on_as_in_bert(
             assert_equal_by_the_rule(got, single[name], double[name], what=f"{name} of sequence {row}")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("layer", "seed"), [(3, 0), *((n % LAYERS, n) for n in range(1, 25))])
 def test_every_verb_at_every_site_goes_on_as_in_bert(client: httpx.Client, layer: int, seed: int) -> None:
     tokenizer, single, double = minilm()

