@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,6 @@ MASKS = [
 # Each range with the sequences it is asked for.
 RANGES = {":": MASKS, "1:2": MASKS[1:2]}
 TEXTS = [name for name, case in CASES.items() if families.KNOWN[case.family].text]
-
-
-def first_of_each(names: Iterable[str]) -> list[Any]:
-    """In `make test` a family's first case, in `make test-long` all others."""
-    return [pytest.param(name, marks=() if name.endswith("-1") else pytest.mark.long) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,8 @@ def eager(source: Source) -> Run:
     return run
 
 
-@pytest.mark.parametrize("name", first_of_each(CASES))
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
 def test_every_probe_equals_what_transformers_has_there(name: str, folder: Callable[[str], Path]) -> None:
     oracles = Oracle(name, double=False), Oracle(name, double=True)
     for layers, masks in RANGES.items():
@@ -71,7 +67,8 @@ def test_every_probe_equals_what_transformers_has_there(name: str, folder: Calla
         worst_error(oracles, answers, rows, masks, source.layer_range[0])
 
 
-@pytest.mark.parametrize("name", first_of_each(TEXTS))
+@pytest.mark.long
+@pytest.mark.parametrize("name", TEXTS)
 def test_the_text_front_equals_transformers_embeddings(name: str, folder: Callable[[str], Path]) -> None:
     text = load(folder(name), name, ":1").text
     assert text
@@ -87,6 +84,7 @@ def test_the_text_front_equals_transformers_embeddings(name: str, folder: Callab
         assert np.all(np.abs(got - truth) <= tolerance(float(np.abs(plain - truth).max()), truth))
 
 
+@pytest.mark.long
 def test_text_takes_as_many_tokens_as_transformers_has_positions_for(folder: Callable[[str], Path]) -> None:
     limits = {CASES[name].family: load(folder(name), name, ":1").text for name in TEXTS}
     positions = pretrained.WORDS["max_position_embeddings"]
