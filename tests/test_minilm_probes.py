@@ -25,6 +25,7 @@ def served(server: Server) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.long
 def test_every_probe_of_every_layer_is_what_passes_through_berts_modules(
     served: Client, oracles: list[tuple[Tensors, Tensors]]
 ) -> None:

@@ -21,6 +21,7 @@ def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     assert refused(path) == f"{path} is nested too deeply"
 
 
+@pytest.mark.long
 def test_a_file_is_read_up_to_its_limit_and_no_further(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(b"{}".ljust(64 * MIB))

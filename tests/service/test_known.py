@@ -85,6 +85,7 @@ def test_the_deadline_of_a_known_head_is_each_requests_own(client: httpx.Client)
     assert [ask_binary(client, *patient).status_code for _ in range(3)] == [200] * 3
 
 
+@pytest.mark.long
 @given(
     requests=st.lists(
         st.tuples(st.integers(1, 3), st.integers(1, 5), st.lists(st.sampled_from(ADDRESSES), min_size=1, unique=True)),

@@ -72,6 +72,7 @@ def test_with_any_bit_of_its_json_turned_over_it_is_answered_or_refused(spec: Mo
     assert found.count(200) < len(found) / 20  # the id, the timeout and the like
 
 
+@pytest.mark.long
 def test_over_http_every_seventh_of_these_is_answered_or_refused_in_words(unharmed: httpx.Client) -> None:
     for end in range(0, len(BODY), 7):
         answer = ask_binary(unharmed, BODY[:end], HEADERS, "tiny.probes")

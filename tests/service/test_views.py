@@ -219,6 +219,7 @@ def test_an_index_outside_one_sequence_names_it(client: httpx.Client) -> None:
     assert_refused(post(client, body, "minilm"), 422, "index_out_of_range", "outputs[1]", message)
 
 
+@pytest.mark.long
 def test_the_answers_limit_counts_what_is_left(server: Server, client: httpx.Client) -> None:
     rows = np.zeros((16, 512, 384), np.float32)
     outputs = [{"name": f"layers.{layer}.attention_weights"} for layer in range(6)]
