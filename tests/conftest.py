@@ -5,19 +5,21 @@ import functools
 import gc
 import os
 import re
-import subprocess
+import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+from execnet import XSpec
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from tests import artifacts
+from tests import artifacts, workers
 from tests.server import Server, link_models, running
 
 ROOT = Path(__file__).parent.parent
@@ -56,21 +58,16 @@ def _need(file: str) -> str:
     return f"server {zlib.crc32(file.encode()) % 2}" if asked and not own else file
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Makes what most tests need, where many are run, while pytest's processes start and read the tests."""
-    if not getattr(session.config.option, "numprocesses", None) or not artifacts.missing():
-        return
-    artifacts.store().mkdir(parents=True, exist_ok=True)
-    log = artifacts.store() / "log"
-    with log.open("w") as file:
-        maker = subprocess.Popen([sys.executable, "-m", "tests.artifacts"], cwd=ROOT, stdout=file, stderr=file)
-
-    def end() -> None:
-        maker.terminate()
-        maker.wait()
-
-    session.config.add_cleanup(end)
-    sys.stdout.write(f"exporting the models that tests need: {log}\n")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[XSpec]) -> None:
+    """Has pytest's processes forked, and meanwhile the models made that most tests need."""
+    end = ExitStack()
+    config.add_cleanup(end.close)
+    python = shlex.join(end.enter_context(workers.forking()))
+    for spec in specs:
+        spec.python = python
+    if artifacts.missing():
+        sys.stdout.write(f"exporting the models that tests need: {artifacts.store() / 'log'}\n")
 
 
 def pytest_configure(config: pytest.Config) -> None:

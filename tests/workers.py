@@ -1,0 +1,108 @@
+"""pytest's processes, forked from one that has imported what they need: each by itself would take seconds for it.
+
+pytest-xdist has execnet start a process as `PYTHON -u -c SOURCE`, whose orders come through standard input. Here
+PYTHON is `python tests/workers.py ask SOCKET`: it passes its descriptors to the process that has the imports, which
+runs SOURCE with them in a fork of itself, and ends when that has ended.
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def forking() -> Iterator[list[str]]:
+    """What execnet runs for `python`, and, behind it, the process that forks: it also makes the models that are served.
+
+    Yields:
+        the command's words.
+    """
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        place = str(Path(folder) / "socket")
+        listener.bind(place)
+        listener.listen()
+        server = [sys.executable, __file__, "fork", str(listener.fileno())]
+        with subprocess.Popen(server, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()]):
+            yield [sys.executable, "-S", __file__, "ask", place]
+
+
+def _ask(place: str, source: str) -> None:
+    with socket.socket(socket.AF_UNIX) as fork:
+        fork.connect(place)
+        socket.send_fds(fork, [source.encode()], [0, 1, 2])
+        os.closerange(0, 2)  # the fork's alone now: execnet sees by them when it ends
+        fork.recv(1)
+
+
+def _serve(listener: socket.socket) -> None:
+    """Forks as asked, until standard input ends: `forking` has its other end."""
+    sys.path[0] = str(ROOT)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
+    gc.disable()
+    import onnxscript  # noqa: F401
+    import torch.onnx  # noqa: F401
+
+    exports = _fork(_export)
+    import grpc  # noqa: F401
+    import httpx  # noqa: F401
+    import playwright.sync_api  # noqa: F401
+
+    import export.__main__  # noqa: F401
+    import service.__main__  # noqa: F401
+
+    gc.freeze()  # a fork need not look through all that
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
+        asked, _ = listener.accept()
+        _fork(lambda: _work(asked))  # noqa: B023  # it runs at once
+        asked.close()
+    with suppress(ProcessLookupError):
+        os.killpg(exports, signal.SIGTERM)
+
+
+def _fork(run: Callable[[], None]) -> int:
+    if pid := os.fork():
+        return pid
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        run()
+    finally:
+        os._exit(0)
+
+
+def _work(asked: socket.socket) -> None:
+    source, descriptors, *_ = socket.recv_fds(asked, 1 << 16, 3)
+    for descriptor, received in enumerate(descriptors):
+        os.dup2(received, descriptor)
+        os.close(received)
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    exec(source, main.__dict__)  # noqa: S102
+
+
+def _export() -> None:
+    from tests import artifacts
+
+    os.setpgid(0, 0)
+    if artifacts.missing():
+        artifacts.store().mkdir(parents=True, exist_ok=True)
+        log = os.open(artifacts.store() / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        artifacts.main()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "ask":
+        _ask(sys.argv[2], sys.argv[-1])
+    else:
+        _serve(socket.socket(fileno=int(sys.argv[2])))
