@@ -1,7 +1,7 @@
 """Exported artifacts for every test: made by the real command on first use, kept until the exporter changes.
 
-`python -m tests.artifacts` makes those that most tests share, sooner than tests that ask for one after the other;
-pytest starts it beside its own processes (tests/conftest.py), where a test waits for what it needs.
+`make_missing` makes those that most tests share, sooner than tests that ask for one after the other: tests/workers.py
+runs it beside pytest's processes, where a test waits for what it needs.
 """
 
 import fcntl
@@ -271,7 +271,7 @@ def missing() -> list[str]:
     return [name for name in SERVED if not place_of(name).exists()]
 
 
-def main() -> None:
+def make_missing() -> None:
     """Makes what is missing: one in this process, which starts torch for all, and the others in two forks of it.
 
     All are locked before, so that who asks for one meanwhile waits for it.
@@ -314,7 +314,3 @@ def _make_here(name: str, lock: int) -> None:
             if end.code:
                 raise
     fcntl.flock(lock, fcntl.LOCK_UN)  # which all forks hold together
-
-
-if __name__ == "__main__":
-    main()

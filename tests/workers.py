@@ -98,7 +98,7 @@ def _export() -> None:
         log = os.open(artifacts.store() / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        artifacts.main()
+        artifacts.make_missing()
 
 
 if __name__ == "__main__":
