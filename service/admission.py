@@ -92,14 +92,11 @@ class Door:
 
     def _shed(self, scope: Scope) -> None:
         self._lifecycle.hold_open()
-        length = scope["fields"].get(b"content-length", b"")
-        # Without the zeros before it, as many as a client likes, where Python reads 4,300 digits.
-        scope["length"] = int(length.lstrip(b"0") or b"0") if length.isdigit() else None
-        if scope["length"] is not None and scope["length"] > self._settings.max_body_bytes:
+        if (length := scope["length"] or 0) > self._settings.max_body_bytes:
             raise _too_large(self._settings)
         load = self._load_of(scope["path"])
         try:
-            self._places.hold(scope["length"] or 0)
+            self._places.hold(length)
             if scope["method"] == "POST":
                 hold_queue(load, self._settings)
         except GlassblockError:

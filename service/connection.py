@@ -81,15 +81,15 @@ class Connection(Inlet):
         """Has the request served that has just come, or refuses it by its head; those behind it in its packet wait."""
         if (cycle := self._unserved) is None:
             return
-        scope = cycle.scope
+        scope: Any = cycle.scope
         if "admitted" not in scope and not self.flow.write_paused:
             try:
-                self.admit(scope)  # type: ignore[arg-type]
+                self.admit(scope)
             except GlassblockError as error:
                 self._unserved, self._pieces = None, []
                 self._refuse(cycle, error)
                 return
-        is_coming = cycle is self.cycle and self._phase == "body" and scope.get("length") is not None
+        is_coming = cycle is self.cycle and self._phase == "body" and scope["length"] is not None
         if not is_coming or cycle.waiting_for_100_continue:
             self._serve_unserved()
         elif self._patience is None:
@@ -103,6 +103,24 @@ class Connection(Inlet):
             self._pass_pieces()
             self._unserved = None
             self._serve(cycle)
+
+    def _refuse_at_once(self, scope: Scope) -> bool:
+        """Under load most requests end here, before anything is made that would serve them."""
+        if self.cycle is None or self._leaving or self.flow.write_paused:
+            return False  # `_begin` asks
+        try:
+            self.admit(scope)
+        except GlassblockError as error:
+            scope["request_id"] = choose_request_id(scope["fields"])
+            reply = turn_away(scope, error)
+            if reply.closes:
+                scope["fault"] = error
+                return False
+            self._write(scope, reply, closes=False)
+            self.server_state.total_requests += 1
+            _note(scope, reply)
+            return True
+        return False
 
     def _refuse(self, cycle: Any, error: GlassblockError) -> None:
         scope = cycle.scope
@@ -136,19 +154,21 @@ class Connection(Inlet):
             _note(cycle.scope, reply)
 
     def _send(self, cycle: Any, reply: Reply) -> None:
-        """Writes head and body at once: a system call costs a tenth of a small request."""
         cycle.response_complete = True
         cycle.keep_alive = cycle.keep_alive and not reply.closes
-        scope = cycle.scope
-        head = write_head(reply, scope["request_id"], cycle.default_headers, closes=not cycle.keep_alive)
+        self._write(cycle.scope, reply, closes=not cycle.keep_alive)
+        if not cycle.keep_alive:
+            self._hang_up()
+        self.on_response_complete()
+
+    def _write(self, scope: Scope, reply: Reply, *, closes: bool) -> None:
+        """Head and body at once: a system call costs a tenth of a small request."""
+        head = write_head(reply, scope["request_id"], self.server_state.default_headers, closes=closes)
         body = b"" if scope["method"] == "HEAD" else reply.body
         if len(body) < _SHORT_BYTES:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
-        if not cycle.keep_alive:
-            self._hang_up()
-        self.on_response_complete()
 
     def shutdown(self) -> None:
         """Closes an idle connection soon: what comes until then is told so; a busy one closes after its answer."""

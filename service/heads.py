@@ -3,9 +3,10 @@
 A client writes most of its heads alike, and reading one is a good part of what a refusal takes: docs/decisions/0038.
 """
 
+import time
 import urllib.parse
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httptools
 
@@ -13,6 +14,7 @@ from service.recent import Recent
 
 _MOST_HEADS, _MOST_BYTES = 256, 2048  # that are remembered, and of one of them
 _END = b"\r\n\r\n"
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
 _SECRETS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 
 
@@ -28,6 +30,7 @@ class Head(NamedTuple):
         keeps_alive: whether the client would keep the connection.
         headers: names in lower case, and values.
         fields: the same, combined.
+        length: of the body in bytes; None if the head does not say.
     """
 
     method: str
@@ -38,6 +41,28 @@ class Head(NamedTuple):
     keeps_alive: bool
     headers: list[tuple[bytes, bytes]]
     fields: Mapping[bytes, bytes]
+    length: int | None = None
+
+    def scope(self) -> dict[str, Any]:
+        """That of a request that begins now, for ASGI, and beside its keys `fields`, `length` and `start_s`."""
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": self.version,
+            "scheme": "http",
+            "server": None,
+            "client": None,
+            "root_path": "",
+            "method": self.method,
+            "path": self.path,
+            "raw_path": self.raw_path,
+            "query_string": self.query,
+            "headers": self.headers,
+            "fields": self.fields,
+            "length": self.length,
+            "state": {},
+            "start_s": time.perf_counter(),
+        }
 
 
 NO_HEAD = Head("none", "/", b"/", b"", "1.1", keeps_alive=False, headers=[], fields={})  # of what is no request
@@ -51,7 +76,7 @@ def read_head(
 ) -> Head:
     """What a parser has found, at the end of a head that `examine` has let pass."""
     parts, version = httptools.parse_url(url), parser.get_http_version()
-    path = parts.path.decode("ascii")
+    path, length = parts.path.decode("ascii"), fields.get(b"content-length", b"")
     return Head(
         method=parser.get_method().decode("ascii"),
         path=urllib.parse.unquote(path) if "%" in path else path,
@@ -61,6 +86,8 @@ def read_head(
         keeps_alive=version != "1.0" and parser.should_keep_alive() and not parser.should_upgrade(),
         headers=headers,
         fields=fields,
+        # Without the zeros before it, as many as a client likes, where Python reads 4,300 digits.
+        length=int(length.lstrip(b"0") or b"0") if length.isdigit() else None,
     )
 
 
@@ -68,19 +95,19 @@ class Heads:
     """The last few heads that were parsed and found good, of one server's connections."""
 
     def __init__(self) -> None:
-        self._heads = Recent[tuple[Head, int]](_MOST_HEADS)
+        self._heads = Recent[Head](_MOST_HEADS)
 
-    def find(self, data: bytes) -> tuple[Head, memoryview, int] | None:
-        """The head of a request, what has come of its body and how long that is, if the head is remembered.
+    def find(self, data: bytes) -> tuple[Head, memoryview] | None:
+        """The head of a request, and what has come of its body, if the head is remembered.
 
         Args:
             data: what came where a request begins; of more than one whole request none is found.
         """
         end = data.find(_END, 0, _MOST_BYTES) + len(_END)
         found = self._heads.get(data[:end])
-        if found is None or len(data) > end + found[1]:
+        if found is None or len(data) > end + (found.length or 0):
             return None
-        return found[0], memoryview(data)[end:], found[1]
+        return found, memoryview(data)[end:]
 
     def learn(self, data: bytes, head: Head, body_bytes: int) -> None:
         """Remembers a head that the parser has found in these bytes, where they are its request alone.
@@ -91,8 +118,7 @@ class Heads:
             body_bytes: of its body that have come.
         """
         end = data.find(_END, 0, _MOST_BYTES) + len(_END)
-        length = b"" if b"transfer-encoding" in head.fields else head.fields.get(b"content-length", b"0")
         # Behind the first head there is nothing but the last one's body: they are the same.
-        alone = length.isdigit() and body_bytes == len(data) - end <= int(length)
+        alone = b"transfer-encoding" not in head.fields and body_bytes == len(data) - end <= (head.length or 0)
         if alone and head.keeps_alive and _SECRETS.isdisjoint(head.fields):
-            self._heads.put(data[:end], (head, int(length)))
+            self._heads.put(data[:end], head)

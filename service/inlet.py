@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from abc import abstractmethod
 from collections.abc import Callable, MutableMapping
 from typing import Any, ClassVar, Literal
@@ -59,6 +58,10 @@ class Inlet(HttpToolsProtocol):
         """Has the request in `_unserved` served, if there is one."""
 
     @abstractmethod
+    def _refuse_at_once(self, scope: Scope) -> bool:
+        """Refuses a request that no other is before, if that can be by its head, and its connection stays open."""
+
+    @abstractmethod
     def _hang_up(self) -> None:
         """Closes."""
 
@@ -90,12 +93,17 @@ class Inlet(HttpToolsProtocol):
             self.heads.learn(data, self._head, self._body_bytes)
         self._begin()
 
-    def _take(self, head: Head, body: memoryview, length: int) -> None:
-        """A request whose head was read before: what the parser's callbacks do for it."""
+    def _take(self, head: Head, body: memoryview) -> None:
+        """A request whose head was read before: what the parser's callbacks do for it, unless it is refused."""
         self._discarded_bytes = 0
-        self._open(head)
+        scope = head.scope()
+        if not self._refuse_at_once(scope):
+            self._open(head, scope)
+        elif len(body) == (head.length or 0):  # nothing of it is to come
+            self._await_client()
+            return
         self._enter("body")
-        self._missing_bytes = length
+        self._missing_bytes = head.length or 0
         self._go_on(body)
 
     def _go_on(self, data: memoryview) -> None:
@@ -135,29 +143,13 @@ class Inlet(HttpToolsProtocol):
         fields = combine(self.headers)
         examine(self.parser, self.url, self.headers, fields, self.settings)
         self._head = read_head(self.parser, self.url, self.headers, fields)
-        self._open(self._head)
+        self._open(self._head, self._head.scope())
         self._enter("body")
 
-    def _open(self, head: Head) -> None:
+    def _open(self, head: Head, scope: Scope) -> None:
         """Begins a request; behind one that is not answered yet, it waits."""
         self._body_bytes = 0
-        self.scope = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": head.version,
-            "scheme": "http",
-            "server": None,
-            "client": None,
-            "root_path": "",
-            "method": head.method,
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "fields": head.fields,
-            "state": {},
-            "start_s": time.perf_counter(),
-        }
+        self.scope = scope
         before = self.cycle
         self.cycle = RequestResponseCycle(
             scope=self.scope,
@@ -235,7 +227,7 @@ class Inlet(HttpToolsProtocol):
             return
         if self._phase != "body":
             self.on_message_begin()
-            self._open(NO_HEAD)
+            self._open(NO_HEAD, NO_HEAD.scope())
         self.scope["fault"] = error
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
