@@ -7,10 +7,10 @@ from service.api import grpc, v1, v2
 
 
 def main() -> None:
-    """`python -m service`, in which ModelInfer, forward and GET /v2 fail with a TypeError."""
+    """`python -m service`, in which ModelInfer, forward and GET /v2 fail with a TypeError whose text is not all Unicode."""
 
     def fail(*_: object) -> Never:
-        raise TypeError("no such thing")
+        raise TypeError("no such thing: \udc80")
 
     vars(grpc)["read_name"] = vars(v1)["describe"] = vars(v2)["server_metadata"] = fail
     __main__.main()
