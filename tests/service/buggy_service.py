@@ -7,7 +7,7 @@ from service.api import grpc, v1, v2
 
 
 def main() -> None:
-    """`python -m service`, in which ModelInfer, forward and GET /v2 fail with a TypeError whose text is not all Unicode."""
+    """`python -m service`, in which ModelInfer, forward and GET /v2 fail with a TypeError, of no Unicode in part."""
 
     def fail(*_: object) -> Never:
         raise TypeError("no such thing: \udc80")
