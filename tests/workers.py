@@ -34,6 +34,7 @@ def forking() -> Iterator[list[str]]:
         listener.listen()
         server = [sys.executable, __file__, "fork", str(listener.fileno())]
         with subprocess.Popen(server, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()]):
+            listener.close()  # its own alone: if it fails, nobody waits for it
             yield [sys.executable, "-S", __file__, "ask", place]
 
 
