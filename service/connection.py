@@ -89,8 +89,8 @@ class Connection(Inlet):
                 self._unserved, self._pieces = None, []
                 self._refuse(cycle, error)
                 return
-        is_coming = cycle is self.cycle and self._phase == "body" and scope["length"] is not None
-        if not is_coming or cycle.waiting_for_100_continue:
+        waits = "admitted" in scope and "probe" not in scope and scope["length"] is not None
+        if not waits or cycle is not self.cycle or self._phase != "body" or cycle.waiting_for_100_continue:
             self._serve_unserved()
         elif self._patience is None:
             self._patience = self.loop.call_later(PATIENCE_S, self._serve_unserved)

@@ -100,6 +100,7 @@ class Inlet(HttpToolsProtocol):
         if not self._refuse_at_once(scope):
             self._open(head, scope)
         elif len(body) == (head.length or 0):  # nothing of it is to come
+            self._enter("idle")
             self._await_client()
             return
         self._enter("body")

@@ -59,9 +59,15 @@ def _finish(logger: Any, level: str, event: _Message) -> tuple[tuple[_Message], 
 
 def _render(event: _Message) -> bytes:
     try:
-        return orjson.dumps(event, option=orjson.OPT_UTC_Z)
-    except TypeError:  # of no type of JSON, or no text of Unicode
-        return orjson.dumps({name: repr(value) for name, value in event.items()})
+        return orjson.dumps(event, default=ascii, option=orjson.OPT_UTC_Z)
+    except TypeError:  # text that is no Unicode, such as a file's name
+        return orjson.dumps({name: _as_unicode(value) for name, value in event.items()}, option=orjson.OPT_UTC_Z)
+
+
+def _as_unicode(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value if value is None or isinstance(value, int | float | datetime) else ascii(value)
 
 
 def flush() -> None:

@@ -124,7 +124,8 @@ def test_a_place_that_is_gone_when_the_body_is_whole_is_refused_too(models: Path
 def full(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose one place is taken, by who waits for a run without an end."""
     folder = tmp_path_factory.mktemp("full")
-    with running(models, folder, FAULTY, max_in_flight=1, run_timeout_s=3600) as server, endless(server):
+    limits = {"max_in_flight": 1, "max_header_bytes": 1024, "run_timeout_s": 3600}
+    with running(models, folder, FAULTY, **limits) as server, endless(server):
         yield server
         server.stop(signal.SIGKILL)
 
@@ -152,6 +153,14 @@ def test_refused_requests_of_one_packet_are_answered_in_order_and_each_leaves_on
     assert [answer.headers["x-request-id"] for answer in answers] == [*(f"packed-{i}" for i in range(50)), "live"]
     assert [answer.failure() for answer in answers[:50]] == [IN_FLIGHT] * 50
     assert [len(lines_of(full, f"packed-{i}")) for i in range(50)] == [1] * 50
+
+
+def test_blank_lines_between_refused_requests_do_not_add_up_to_a_head_that_is_too_long(full: Server) -> None:
+    with connect(full) as connection:
+        for _ in range(600):
+            connection.sendall(REQUEST)
+            assert read_one(connection).failure() == IN_FLIGHT
+            connection.sendall(b"\r\n")
 
 
 def test_a_refused_head_gets_no_body_and_its_connection_stays_open(full: Server) -> None:

@@ -221,6 +221,19 @@ def test_a_whole_request_does_not_wait_for_the_body_of_the_one_behind_it(server:
     assert min(took_s) < PATIENCE_S
 
 
+@pytest.mark.parametrize("path", [b"/livez", b"/metrics"])
+def test_a_probe_does_not_wait_for_its_body(server: Server, path: bytes) -> None:
+    probe = b"GET %b HTTP/1.1\r\nHost: glassblock\r\nContent-Length: 5\r\n\r\n" % path
+    took_s = []
+    for _ in range(5):
+        with connect(server) as connection:
+            start_s = time.monotonic()
+            connection.sendall(probe)
+            assert connection.recv(2**20).startswith(b"HTTP/1.1 200")
+            took_s.append(time.monotonic() - start_s)
+    assert min(took_s) < PATIENCE_S
+
+
 def test_behind_a_known_head_who_waits_to_be_told_to_go_on_is_told_at_once(server: Server) -> None:
     head, took_s = HEAD + b"Expect: 100-continue\r\n" + LENGTH, []
     with connect(server) as connection:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,5 +112,7 @@ def test_a_bug_is_told_as_one_in_the_one_form_and_logged_with_its_place(
         assert (line["status"], line["code"]) == (500, "internal")
         assert client.get("/v1/models").status_code == 200
         log = log_of(server)
-    assert "TypeError: no such thing" in log
-    assert "buggy_service.py" in log
+    (bug,) = [line for line in map(json.loads, log.splitlines()) if line["level"] == "error"]
+    assert "TypeError: no such thing: \\udc80" in bug["exception"]
+    assert "buggy_service.py" in bug["exception"]
+    assert datetime.fromisoformat(bug["time"]) <= datetime.now(UTC)
