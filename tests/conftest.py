@@ -85,6 +85,8 @@ def pytest_collection_finish() -> None:
     """Lets the garbage collector pass over all that has been loaded, torch among it: each search would take seconds."""
     gc.freeze()
     gc.enable()
+    if read := os.environ.get(workers.READ):
+        Path(read).touch()
 
 
 def _turn(item: pytest.Item) -> tuple[int, bool]:

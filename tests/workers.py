@@ -3,6 +3,8 @@
 pytest-xdist has execnet start a process as `PYTHON -u -c SOURCE`, whose orders come through standard input. Here
 PYTHON is `python tests/workers.py ask SOCKET`: it passes its descriptors to the process that has the imports, which
 runs SOURCE with them in a fork of itself, and ends when that has ended.
+
+The first one reads the tests before the others begin, which find them compiled; models are exported meanwhile.
 """
 
 import gc
@@ -13,12 +15,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
+READ = "TESTS_READ"  # the variable with the file that is there once a process has read the tests
+_READ_S = 20  # after which the others do not wait for it any more
 
 
 @contextmanager
@@ -33,7 +38,8 @@ def forking() -> Iterator[list[str]]:
         listener.bind(place)
         listener.listen()
         server = [sys.executable, __file__, "fork", str(listener.fileno())]
-        with subprocess.Popen(server, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()]):
+        variables = {**os.environ, READ: str(Path(folder) / "read")}
+        with subprocess.Popen(server, cwd=ROOT, env=variables, stdin=subprocess.PIPE, pass_fds=[listener.fileno()]):
             listener.close()  # its own alone: if it fails, nobody waits for it
             yield [sys.executable, "-S", __file__, "ask", place]
 
@@ -63,12 +69,22 @@ def _serve(listener: socket.socket) -> None:
     import service.__main__  # noqa: F401
 
     gc.freeze()  # a fork need not look through all that
+    forked = False
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         asked, _ = listener.accept()
+        if forked:
+            _wait_until_read()
         _fork(lambda: _work(asked))  # noqa: B023  # it runs at once
         asked.close()
+        forked = True
     with suppress(ProcessLookupError):
         os.killpg(exports, signal.SIGTERM)
+
+
+def _wait_until_read() -> None:
+    deadline_s = time.monotonic() + _READ_S
+    while not Path(os.environ[READ]).exists() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
 
 
 def _fork(run: Callable[[], None]) -> int:

@@ -221,11 +221,11 @@ def test_a_whole_request_does_not_wait_for_the_body_of_the_one_behind_it(server:
     assert min(took_s) < PATIENCE_S
 
 
-@pytest.mark.parametrize("path", [b"/livez", b"/metrics"])
+@pytest.mark.parametrize("path", [b"/livez", b"/v2/health/live"])
 def test_a_probe_does_not_wait_for_its_body(server: Server, path: bytes) -> None:
     probe = b"GET %b HTTP/1.1\r\nHost: glassblock\r\nContent-Length: 5\r\n\r\n" % path
     took_s = []
-    for _ in range(5):
+    for _ in range(10):
         with connect(server) as connection:
             start_s = time.monotonic()
             connection.sendall(probe)
