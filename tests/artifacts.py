@@ -166,8 +166,20 @@ def _config(config: Mapping[str, Any]) -> Callable[[str, Path], list[str]]:
     return write
 
 
+def fetch_minilm() -> None:
+    """Downloads the default model's files, 84 MB, unless they are there or on their way."""
+    from export.sources import minilm
+
+    with _locked("files-of-minilm"):
+        minilm.folder(MINILM)
+
+
 def _minilm(*more: str) -> Callable[[str, Path], list[str]]:
-    return lambda _name, _folder: ["--source", "minilm", "--cache", str(MINILM), *more]
+    def name_files(_name: str, _folder: Path) -> list[str]:
+        fetch_minilm()
+        return ["--source", "minilm", "--cache", str(MINILM), *more]
+
+    return name_files
 
 
 RECIPES: dict[str, Callable[[str, Path], list[str]]] = {

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,6 +57,7 @@ def _serve(listener: socket.socket) -> None:
     """Forks as asked, until standard input ends: `forking` has its other end."""
     sys.path[0] = str(ROOT)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
+    _fork(_fetch)
     gc.disable()
     import onnxscript  # noqa: F401
     import torch.onnx  # noqa: F401
@@ -93,6 +95,8 @@ def _fork(run: Callable[[], None]) -> int:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         run()
+    except Exception:  # noqa: BLE001 - it ends here, whatever it is
+        traceback.print_exc()
     finally:
         os._exit(0)
 
@@ -106,16 +110,31 @@ def _work(asked: socket.socket) -> None:
     exec(source, main.__dict__)  # noqa: S102
 
 
+def _fetch() -> None:
+    from tests import artifacts
+
+    if artifacts.missing():
+        _log()
+        artifacts.fetch_minilm()
+
+
 def _export() -> None:
     from tests import artifacts
 
     os.setpgid(0, 0)
     if artifacts.missing():
-        artifacts.store().mkdir(parents=True, exist_ok=True)
-        log = os.open(artifacts.store() / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        _log()
         artifacts.make_missing()
+
+
+def _log() -> None:
+    """Has standard output and error written to the log that pytest's own output names."""
+    from tests import artifacts
+
+    artifacts.store().mkdir(parents=True, exist_ok=True)
+    log = os.open(artifacts.store() / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
 
 
 if __name__ == "__main__":
