@@ -47,7 +47,8 @@ def ask(connection: socket.socket, data: bytes, status: bytes) -> None:
     connection.sendall(data)
     answer = b""
     while b"}" not in answer:
-        answer += connection.recv(65_536)
+        assert (chunk := connection.recv(65_536)), "the server has closed the connection"
+        answer += chunk
     assert answer.startswith(b"HTTP/1.1 " + status)
 
 
