@@ -21,7 +21,7 @@ import pytest
 from tests import forked
 from tests.server import Server, link_models, running
 from tests.service.in_flight import endless
-from tests.service.wire import HEAD, REQUEST, connect
+from tests.service.wire import HEAD, REQUEST, connect, receive
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 GOAL_S = 100e-6
@@ -47,8 +47,7 @@ def ask(connection: socket.socket, data: bytes, status: bytes) -> None:
     connection.sendall(data)
     answer = b""
     while b"}" not in answer:
-        assert (chunk := connection.recv(65_536)), "the server has closed the connection"
-        answer += chunk
+        answer += receive(connection)
     assert answer.startswith(b"HTTP/1.1 " + status)
 
 

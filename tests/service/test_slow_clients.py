@@ -17,7 +17,7 @@ from tests.server import Server, link_models, running
 from tests.service.faulty_service import SLOW
 from tests.service.log_lines import lines_of
 from tests.service.refusal import GOOD, assert_refused, hidden_states, post
-from tests.service.wire import HEAD, REQUEST, connect, read_all, read_one, read_some, until_served
+from tests.service.wire import HEAD, REQUEST, connect, read_all, read_one, read_some, receive, until_served
 
 DEADLINE_S = 0.4
 DEADLINES = dict.fromkeys(("idle_timeout_s", "header_timeout_s", "body_timeout_s", "answer_timeout_s"), DEADLINE_S)
@@ -199,17 +199,15 @@ def test_large_answers_are_refused_beside_one_that_is_not_taken_and_small_ones_a
 
 
 @pytest.mark.long
-def test_who_takes_an_answer_slowly_but_steadily_gets_all_of_it(artifact: Callable[[str], Path], tmp_path: Path) -> None:
+def test_who_takes_an_answer_slowly_but_steadily_gets_all(artifact: Callable[[str], Path], tmp_path: Path) -> None:
     models = link_models(tmp_path / "models", {"tiny": artifact("tiny")})
     with running(models, tmp_path, answer_timeout_s=2) as server, ask_for_much(server, window=MIB // 4) as connection:
         start_s, data = time.monotonic(), b""
         while not (head := data.partition(b"\r\n\r\n"))[1]:
-            assert (chunk := connection.recv(4096)), "cut off before it had begun"
-            data += chunk
+            data += receive(connection, 4096)
         length, size = length_of(data), len(head[2])
         while size < length:
-            assert (chunk := connection.recv(MIB)), f"cut off at {size} of {length} bytes"
-            size += len(chunk)
+            size += len(receive(connection, MIB))
             allowed_s = size / (4 * MIB)  # a second: six times the least, yet longer than a deadline in all
             time.sleep(max(0.0, start_s + allowed_s - time.monotonic()))
     assert size == length

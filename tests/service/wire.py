@@ -57,6 +57,13 @@ def until_served(server: Server) -> float:
         time.sleep(0.05)
 
 
+def receive(connection: socket.socket, most: int = 2**20) -> bytes:
+    """What comes next, of a server that must not have closed."""
+    chunk = connection.recv(most)
+    assert chunk, "the server has closed the connection"
+    return chunk
+
+
 def read_all(connection: socket.socket) -> list[Answer]:
     """The answers that come until the server closes."""
     data = b""
@@ -80,9 +87,7 @@ def read_some(connection: socket.socket, count: int) -> list[Answer]:
     data = b""
     answers: list[Answer] = []
     while len(answers) < count:
-        chunk = connection.recv(2**20)
-        assert chunk, "the server has closed the connection"
-        data += chunk
+        data += receive(connection)
         while _is_whole(data):
             answer, data = _split(data)
             answers.append(answer)
