@@ -7,15 +7,22 @@
  * reader that knows float64 alone would have it.
  *
  * Writing: the shortest decimal that reads back as the same float32, and of these the closest: Raffaello Giulietti,
- * "The Schubfach way to render doubles" (2020), for 32 bits.
+ * "The Schubfach way to render doubles" (2020), for 32 bits. Float64 is enough to tell it for all but a few in a
+ * million, and those few are known.
  */
 #include <float.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE2__ /* all of x86-64 */
+#include <emmintrin.h>
+#endif
 
 typedef unsigned __int128 uint128_t;
+
+static const uint64_t TENS[] = {1u, 10u, 100u, 1000u, 10000u, 100000u, 1000000u, 10000000u, 100000000u, 1000000000u,
+                                10000000000u, 100000000000u, 1000000000000u, 10000000000000u, 100000000000000u};
 
 /* ------------------------------------------------------------------------------------------------ reading */
 
@@ -67,13 +74,12 @@ static const char *take_digits(const char *at, const char *end, uint64_t *mantis
 
 /* The same, quick where many digits are expected. */
 static const char *take_fraction(const char *at, const char *end, uint64_t *mantissa) {
-    static const uint64_t SCALE[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
     if (end - at >= 16) {
         int first, second;
         const uint64_t high = front_digits(at, &first), next = front_digits(at + 8, &second);
         const uint64_t full = -(uint64_t)(first == 8);
         second &= (int)full;
-        *mantissa = (*mantissa * SCALE[first] + high) * SCALE[second] + (next & full);
+        *mantissa = (*mantissa * TENS[first] + high) * TENS[second] + (next & full);
         at += first + second;
     }
     return take_digits(at, end, mantissa);
@@ -153,12 +159,77 @@ static const char *take_number(const char *at, const char *end, float *value) {
     return at;
 }
 
+#ifdef __SSE2__
+
+enum { MOST_DECIMALS = 14 }; /* with the digit before the point less than 2^53, so exact as a float64 */
+
+/* Where commas are among 64 bytes, a bit each. */
+static uint64_t find_commas(const char *at) {
+    uint64_t found = 0;
+    for (int i = 0; i < 4; i++) {
+        const __m128i text = _mm_loadu_si128((const __m128i *)at + i);
+        found |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(text, _mm_set1_epi8(','))) << 16 * i;
+    }
+    return found;
+}
+
+/* The last `count` of the 16 bytes before `stop` as a number; false if one is no digit. */
+static bool last_digits(const char *stop, int64_t count, uint64_t *number) {
+    static const int8_t LAST[32] = {[16] = -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    const __m128i text = _mm_loadu_si128((const __m128i *)(stop - 16)), mask = _mm_loadu_si128((const __m128i *)(LAST + count));
+    const __m128i digits = _mm_and_si128(_mm_sub_epi8(text, _mm_set1_epi8('0')), mask);
+    const __m128i most = _mm_min_epu8(digits, _mm_set1_epi8(9));
+    if (_mm_movemask_epi8(_mm_cmpeq_epi8(most, digits)) != 0xffff) return false;
+    const __m128i first = _mm_mullo_epi16(_mm_and_si128(digits, _mm_set1_epi16(0xff)), _mm_set1_epi16(10));
+    const __m128i pairs = _mm_add_epi16(first, _mm_srli_epi16(digits, 8));
+    const __m128i fours = _mm_madd_epi16(pairs, _mm_set1_epi32(1 << 16 | 100));
+    const __m128i eights = _mm_madd_epi16(_mm_packs_epi32(fours, fours), _mm_set1_epi32(1 << 16 | 10000));
+    const uint64_t both = (uint64_t)_mm_cvtsi128_si64(eights);
+    *number = (uint32_t)both * TENS[8] + (both >> 32);
+    return true;
+}
+
+#endif
+
+/* As many numbers as come in a row with a comma behind each, of a digit, a point and a few decimals, as most are; from
+ * the first other one on, the caller goes on. Where they end is found first, and what they are is made apart from it,
+ * so that the processor works at several at a time. */
+static const char *take_plain(const char *body, const char *at, const char *end, float **values) {
+#ifdef __SSE2__
+    if (at - body < 16) return at; /* before a number's end 16 bytes are read */
+    while (end - at > 64) {
+        const char *start = at;
+        int64_t mantissas[16]; /* of at least 4 bytes each */
+        double powers[16];
+        int size = 0;
+        for (uint64_t commas = find_commas(at); commas; commas &= commas - 1) {
+            const char *stop = at + __builtin_ctzll(commas), *whole = start + (*start == '-');
+            const int64_t count = stop - whole - 2;
+            uint64_t decimals;
+            if (count < 1 || count > MOST_DECIMALS || !is_digit(*whole) || whole[1] != '.') break;
+            if (!last_digits(stop, count, &decimals)) break;
+            mantissas[size] = (int64_t)((uint64_t)(*whole - '0') * TENS[count] + decimals);
+            powers[size++] = *start == '-' ? -POWERS_OF_TEN[count] : POWERS_OF_TEN[count];
+            start = stop + 1;
+        }
+        for (int i = 0; i < size; i++) *(*values)++ = (float)((double)mantissas[i] / powers[i]);
+        if (start == at) break;
+        at = start;
+    }
+#else
+    (void)body, (void)end, (void)values;
+#endif
+    return at;
+}
+
 /* Numbers between brackets; *count of them. */
-static const char *take_row(const char *at, const char *end, float *values, int64_t *count) {
+static const char *take_row(const char *body, const char *at, const char *end, float *values, int64_t *count) {
     const float *first = values;
     if (!(at = take(at, end, '['))) return 0;
-    for (const char *next = at; next; next = take(at, end, ','))
+    for (const char *next = at; next; next = take(at, end, ',')) {
+        next = take_plain(body, next, end, &values);
         if (!(at = take_number(next, end, values++))) return 0;
+    }
     *count = values - first;
     return take(at, end, ']');
 }
@@ -173,7 +244,7 @@ int64_t read_part(const char *body, int64_t stop, int64_t *position, bool resume
     for (bool row = !resumed;; row = true) {
         int64_t *rows = shapes + 2 * sequences - 2, *width = rows + 1;
         if (row) {
-            if (!(at = take_row(at, end, values, &count))) return -1;
+            if (!(at = take_row(body, at, end, values, &count))) return -1;
             if ((*rows)++ == 0) *width = count;
             if (count != *width) return -1;
             values += count;
@@ -203,6 +274,7 @@ int64_t read_numbers(const char *body, int64_t stop, int64_t *position, bool res
     const float *first = values;
     if (!resumed && !(at = take(at, end, '['))) return -1;
     do {
+        at = take_plain(body, at, end, &values);
         if (!(at = take_number(at, end, values++))) return -1;
         if ((next = take(at, end, ','))) at = next;
     } while (next && !(cut && at == end));
@@ -240,7 +312,10 @@ static uint32_t scale_to_odd(uint64_t scale, uint32_t value) {
     return (uint32_t)(product >> 64) | ((uint64_t)product >> 33 != 0);
 }
 
-/* Shortest decimal digits * 10^*power of a finite positive float32; digits may end in zeros. */
+static int floor_log10(int power_of_two) { return (power_of_two * 1262611) >> 22; } /* of 2^n */
+static int floor_log2_of_ten(int power) { return (power * 1741647) >> 19; }          /* of 10^n */
+
+/* Shortest decimal digits * 10^*power of a finite float32 of this magnitude; digits may end in zeros. */
 static uint32_t shortest(uint32_t bits, int *power) {
     const uint32_t fraction = bits & 0x7fffff, biased = bits >> 23;
     const uint32_t significand = biased ? fraction | 0x800000 : fraction;
@@ -251,8 +326,9 @@ static uint32_t shortest(uint32_t bits, int *power) {
         return significand >> -exponent;
     }
     const bool odd = significand & 1, lower_is_closer = fraction == 0 && biased > 1;
-    const int k = (exponent * 1262611 - (lower_is_closer ? 524031 : 0)) >> 22; /* floor(log10 of the interval's width) */
-    const int shift = exponent + ((-k * 1741647) >> 19) + 1;                    /* floor(log2 10^-k) */
+    /* floor(log10 of the interval's width), which is three quarters where the lower neighbour is closer */
+    const int k = lower_is_closer ? (exponent * 1262611 - 524031) >> 22 : floor_log10(exponent);
+    const int shift = exponent + floor_log2_of_ten(-k) + 1;
     const uint64_t scale = SCALES[-k - LEAST_POWER];
     const uint32_t lower = scale_to_odd(scale, (4 * significand - 2 + lower_is_closer) << shift) + odd;
     const uint32_t value = scale_to_odd(scale, 4 * significand << shift);
@@ -264,81 +340,124 @@ static uint32_t shortest(uint32_t bits, int *power) {
     const bool below = lower <= 4 * whole, above = 4 * whole + 4 <= upper;
     const uint32_t middle = 4 * whole + 2;
     const bool nearer_above = value + (whole & 1) > middle;
-    const uint32_t full = whole + (below != above ? above : nearer_above);
+    const uint32_t full = whole + (((below ^ above) & above) | (!(below ^ above) & nearer_above));
     const bool shorter = whole >= 10 && tens_below != tens_above;
     *power = k + shorter;
     return shorter ? tens + tens_above : full;
 }
 
-static int count_digits(uint32_t digits) {
-    static const uint32_t LEAST[] = {0, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
-    const int guess = ((32 - __builtin_clz(digits)) * 1233) >> 12;
-    return guess + 1 - (digits < LEAST[guess]);
+/* 2^(b - 150) / 10^k for a float32 whose exponent is stored as b, with the k of `shortest`: what its last bit is worth
+ * where its shortest decimal is a whole number, from 1 to 10. */
+static double UNITS[255];
+
+__attribute__((constructor)) static void make_units(void) {
+    for (int biased = 1; biased < 255; biased++) {
+        const int exponent = biased - 150, k = floor_log10(exponent);
+        UNITS[biased] = (double)SCALES[-k - LEAST_POWER] / (double)((uint64_t)1 << (63 - exponent - floor_log2_of_ten(-k)));
+    }
 }
 
-/* Sixteen digits of a number below 10^9, with zeros before its own: fours of digits, then pairs, then digits. */
-static void put_digits(char *out, uint32_t number) {
-    const uint32_t low = number % 100000000;
-    const uint64_t fours = low / 10000 | (uint64_t)(low % 10000) << 32;
+enum { BLOCK = 64 };
+
+/* The decimals of some numbers, digits * 10^power, as `shortest` finds them; of 7 to 9 digits, with zeros at their end, or
+ * 0. Float64 has 29 bits more than float32: where a decimal is so near to the middle between two others, or to the edge
+ * of its number's interval, as to leave a doubt, `shortest` decides. */
+static void shorten(const uint32_t *bits, int count, uint32_t *digits, int *powers) {
+    static const double ROUND = 6755399441055744.0; /* 1.5 * 2^52: behind its point there is no bit left */
+    static const double DOUBT = 1e-6;               /* errors are below 1e-7 */
+    double values[BLOCK], units[BLOCK], margins[BLOCK];
+    for (int i = 0; i < count; i++) {
+        units[i] = UNITS[bits[i] >> 23 & 0xff];
+        values[i] = (double)(int32_t)((bits[i] & 0x7fffff) | 0x800000) * units[i];
+    }
+    for (int i = 0; i < count; i++) {
+        const double value = values[i], tens = ((value * 0.1 + ROUND) - ROUND) * 10, ones = (value + ROUND) - ROUND;
+        const double inside = units[i] * 0.5 - __builtin_fabs(value - tens), within = __builtin_fabs(inside);
+        const double from_middle = 0.5 - __builtin_fabs(value - ones);
+        values[i] = inside < 0 ? ones : tens;
+        margins[i] = within < from_middle ? within : from_middle;
+    }
+    for (int i = 0; i < count; i++) digits[i] = (uint32_t)(int32_t)values[i];
+    for (int i = 0; i < count; i++) {
+        const uint32_t magnitude = bits[i] & 0x7fffffff;
+        powers[i] = floor_log10((int)(magnitude >> 23) - 150);
+        /* Below a power of two numbers are closer. Of the least ones, with no leading bit, and of 0 the unit is 0 here. */
+        if ((magnitude & 0x7fffff) == 0 || margins[i] < DOUBT) {
+            digits[i] = magnitude ? shortest(magnitude, &powers[i]) : 0;
+            for (; magnitude && digits[i] < 1000000; powers[i]--) digits[i] *= 10;
+        }
+    }
+}
+
+/* The eight digits of a number, a byte each, the last one in the lowest: fours of digits, then pairs, then digits. */
+static uint64_t spread(uint32_t number) {
+    const uint64_t fours = number % 10000 | (uint64_t)(number / 10000) << 32;
     const uint64_t hundreds = (fours * 10486 >> 20) & 0x0000007f0000007f;
-    const uint64_t pairs = hundreds | (fours - 100 * hundreds) << 16;
+    const uint64_t pairs = (fours - 100 * hundreds) | hundreds << 16;
     const uint64_t tens = (pairs * 103 >> 10) & 0x000f000f000f000f;
-    const uint64_t digits = tens | (pairs - 10 * tens) << 8 | 0x3030303030303030;
-    memset(out, '0', 7);
-    out[7] = (char)('0' + number / 100000000);
-    memcpy(out + 8, &digits, 8);
+    return (pairs - 10 * tens) | tens << 8;
 }
 
-/* digits * 10^power as orjson writes it: 0.000001 … 999999999999.0 plain, the rest as 1.5e-7, 1.5e+13. Writes up to 30
- * bytes, of which those before the returned place count. */
+/* digits * 10^power, of 7 to 9 digits, as orjson writes it: 0.000001 … 999999999999.0 plain, the rest as 1.5e-7, 1.5e+13.
+ * Writes up to 24 bytes, of which those before the returned place count. */
 static char *put_decimal(char *out, uint32_t digits, int power) {
-    while (digits % 10 == 0) digits /= 10, power++;
-    const int count = count_digits(digits), point = count + power;
-    char text[48]; /* the digits with zeros on both sides, so that two copies of fixed length write them */
-    put_digits(text, digits);
-    memset(text + 16, '0', 32);
-    const char *start = text + 16 - count;
-    if (point < -5 || point > 13) {
-        const int exponent = point - 1, magnitude = exponent < 0 ? -exponent : exponent;
-        out[0] = start[0];
-        out[1] = '.';
-        memcpy(out + 2, start + 1, 8);
-        out += count == 1 ? 1 : count + 1;
-        *out++ = 'e';
-        *out++ = exponent < 0 ? '-' : '+';
-        if (magnitude > 9) *out++ = (char)('0' + magnitude / 10);
-        *out++ = (char)('0' + magnitude % 10);
-        return out;
+    const int size = 7 + (digits >= TENS[7]) + (digits >= TENS[8]), point = size + power; /* `bsr` would be slow */
+    const uint32_t nine = digits * (uint32_t)TENS[9 - size], first = nine / 100000000;
+    const uint64_t others = spread(nine % 100000000);
+    const int zero_bits = __builtin_ctzll(others | (uint64_t)1 << 63) + !others;
+    const int more = 8 - (zero_bits >> 3); /* digits after the first, without the zeros at their end */
+    const uint64_t text = __builtin_bswap64(others) + 0x3030303030303030;
+    if (point >= -5 && point <= 1) { /* most, so without a branch: the point is at the same place in all of them */
+        const int below = point < 1, zeros = -point & -below;
+        memcpy(out, "0.000000", 8);
+        out += (2 + zeros) & -below;
+        *out = (char)('0' + first);
+        out += 2 - below;
+        memcpy(out, &text, 8);
+        return out + (more > 1 - below ? more : 1 - below);
     }
-    const int whole = point < 1 ? 1 : point, fraction = count > point ? count - point : 1;
-    start -= whole - point;
-    memcpy(out, start, 16);
-    out[whole] = '.';
-    memcpy(out + whole + 1, start + whole, 16);
-    return out + whole + 1 + fraction;
-}
-
-static char *put_number(char *out, uint32_t bits) {
-    *out = '-';
-    out += bits >> 31;
-    bits &= 0x7fffffff;
-    if (bits == 0) {
-        memcpy(out, "0.0", 3);
-        return out + 3;
+    out[0] = (char)('0' + first);
+    if (point > 1 && point <= 13) {
+        const int fraction = more >= point ? more + 1 - point : 1;
+        memcpy(out + 1, &text, 8);
+        memcpy(out + 9, "00000", 5);
+        memmove(out + point + 1, out + point, 8);
+        out[point] = '.';
+        return out + point + 1 + fraction;
     }
-    int power;
-    const uint32_t digits = shortest(bits, &power);
-    return put_decimal(out, digits, power);
+    out[1] = '.';
+    memcpy(out + 2, &text, 8);
+    out += more ? more + 2 : 1;
+    const int exponent = point - 1, magnitude = exponent < 0 ? -exponent : exponent;
+    *out++ = 'e';
+    *out++ = exponent < 0 ? '-' : '+';
+    if (magnitude > 9) *out++ = (char)('0' + magnitude / 10);
+    *out++ = (char)('0' + magnitude % 10);
+    return out;
 }
 
 /* Numbers of one list, without its brackets; 0 if one is not finite. */
 static char *put_row(char *out, const float *values, int64_t count) {
-    for (const float *end = values + count; values < end; values++) {
-        uint32_t bits;
-        memcpy(&bits, values, 4);
-        if ((bits & 0x7f800000) == 0x7f800000) return 0;
-        out = put_number(out, bits);
-        *out++ = ',';
+    uint32_t bits[BLOCK], digits[BLOCK];
+    int powers[BLOCK];
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        const int size = count - start < BLOCK ? (int)(count - start) : BLOCK;
+        bool finite = true;
+        memcpy(bits, values + start, (size_t)size * 4);
+        for (int i = 0; i < size; i++) finite &= (bits[i] & 0x7f800000) != 0x7f800000;
+        if (!finite) return 0;
+        shorten(bits, size, digits, powers);
+        for (int i = 0; i < size; i++) {
+            *out = '-';
+            out += bits[i] >> 31;
+            if (digits[i]) {
+                out = put_decimal(out, digits[i], powers[i]);
+            } else {
+                memcpy(out, "0.0", 3);
+                out += 3;
+            }
+            *out++ = ',';
+        }
     }
     return count ? out - 1 : out;
 }

@@ -46,9 +46,13 @@ def _near_half(significand: int, power: int, digits: int) -> str:
 NEAR_HALVES = st.builds(_near_half, st.integers(2**52, 2**53 - 1), st.integers(-100, -45), st.integers(16, 40))
 
 
-def _float32(text: str) -> np.float32:
+def _float32(text: str) -> Any:
+    return _float32_of(np.float64(float(text)))
+
+
+def _float32_of(values: Any) -> Any:
     with np.errstate(over="ignore"):
-        return np.float64(float(text)).astype(np.float32)
+        return values.astype(np.float32)
 
 
 def _bits(array: Any) -> list[int]:
@@ -68,6 +72,38 @@ def test_a_number_is_read_as_python_reads_it_and_rounded_to_float32(text: str) -
         return
     assert found is not None
     assert _bits(found[0][0]) == _bits(_float32(text))
+
+
+# What is read several at a time: a digit, a point and some decimals, up to one more than are read so.
+PLAIN = st.builds(
+    "{}{}.{}".format, st.sampled_from(["", "-"]), st.integers(0, 9), st.text("0123456789", min_size=1, max_size=15)
+)
+
+
+@given(st.lists(st.one_of(PLAIN, PLAIN, PLAIN, NUMBERS, DOUBLES), min_size=1, max_size=60), st.integers(0, 20))
+def test_numbers_in_a_row_are_read_as_each_of_them_alone(texts: list[str], before: int) -> None:
+    texts = [text for text in texts if np.isfinite(float(text))] or ["0"]
+    expected = _bits([_float32(text) for text in texts])
+    list_text = b" " * before + b"[" + ",".join(texts).encode() + b"]"
+    flat, nested = read_flat(list_text, before), read(list_text.replace(b"[", b"[[[") + b"]]", before)
+    assert flat is not None
+    assert nested is not None
+    assert _bits(flat[0]) == _bits(nested[0][0]) == expected
+
+
+def test_a_row_of_plain_numbers_with_one_byte_changed_is_jsons_reading_or_none() -> None:
+    text = b"[[[0.25,-0.5,1.125,-9.875,0.0001,-0.0,3.14159265,2.71828182845904,-1.6180339887498,0.1,-0.2,0.3,0.4,0.5]]]"
+    for place in range(2, len(text) - 2):
+        for byte in b'[]",.-+e0:/9 \n\x00\xb0':
+            changed = text[:place] + bytes([byte]) + text[place + 1 :]
+            found = read(changed, 0)
+            try:
+                rows = np.asarray(json.loads(changed, parse_int=float), np.float64)
+            except ValueError:
+                assert found is None
+            else:
+                assert (found is None) == (not np.isfinite(rows).all())
+                assert found is None or _bits(found[0][0]) == _bits(_float32_of(rows))
 
 
 def _sequences(widths: list[int], lengths: list[int]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
@@ -96,6 +132,20 @@ def test_ragged_sequences_are_the_same_whole_and_halved(
         assert found[1] == 2 + len(text)
         assert [rows.shape for rows in found[0]] == [rows.shape for rows in sequences]
         assert [_bits(rows) for rows in found[0]] == [_bits(rows) for rows in sequences]
+
+
+def test_long_rows_are_the_same_whole_and_halved_wherever_the_half_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(1).standard_normal((40, 16)).astype(np.float32)
+    for parse, values in ((read, rows[None]), (read_flat, rows.ravel())):
+        text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+        for behind in range(0, 400, 7):  # moves the middle
+            body = text + b"," + b" " * behind
+            for least in (0, 10**9):
+                monkeypatch.setattr(float_text, "_HALVED_BYTES", least)
+                found = parse(body, 0)
+                assert found is not None
+                assert found[1] == len(text)
+                assert _bits(found[0]) == _bits(values)
 
 
 WRONG = """
@@ -157,6 +207,12 @@ def _assert_written(bits: Any) -> None:
 def test_the_shortest_text_of_a_float32_is_orjsons(anywhere: list[int], start: int) -> None:
     _assert_written(np.asarray(anywhere, np.uint64))
     _assert_written(np.arange(start, start + 1000, dtype=np.uint64))
+
+
+def test_the_texts_of_powers_of_two_and_ten_and_of_their_neighbours_are_orjsons() -> None:
+    powers = [*(2.0**power for power in range(-149, 128)), *(10.0**power for power in range(-45, 39))]
+    bits = np.asarray(powers, np.float32).view(np.uint32).astype(np.int64)
+    _assert_written(np.concatenate([bits + step for step in (-2, -1, 0, 1, 2)]).clip(0))
 
 
 @pytest.mark.long
