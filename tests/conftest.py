@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait by spinnin
 settings.register_profile(
     "quick", max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-settings.register_profile("thorough", settings.get_profile("quick"), max_examples=400)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=200)
 settings.load_profile("quick")
 
 
