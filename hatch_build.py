@@ -14,7 +14,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "service/codec/float_text.c"
 LIBRARY = "service/codec/libfloat_text.so"
-FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-shared", "-fPIC", "-s"]
+FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-shared", "-fPIC", "-s", "-pthread"]
 PROTO = "service/codec/open_inference.proto"
 CLASSES = "service/codec/open_inference_pb2.py"
 

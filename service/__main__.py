@@ -20,10 +20,12 @@ import uvicorn
 from service import logs
 from service.app import Application, load_models, read_fitting
 from service.banner import print_banner
+from service.codec import float_text
 from service.connection import with_limits
 from service.errors import StartError
 from service.memory import collect_seldom, use_one_pool
 from service.repository import Repository, check_golden
+from service.session import available_threads
 from service.settings import Settings, read_settings
 
 USAGE = """usage: glassblock-serve [serve | check | openapi] [--SETTING VALUE ...]
@@ -144,6 +146,8 @@ def serve(settings: Settings) -> int:
     collect_seldom()
     sys.setswitchinterval(_SWITCH_S)
     logs.configure(settings.log_level)
+    if (settings.threads or available_threads()) > 1:
+        float_text.start_helper()
     _allow_descriptors(settings.max_connections)
     with _listen(settings) as listener:
         server = Server(read_fitting(settings, _say), listener.getsockname()[1])

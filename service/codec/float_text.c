@@ -11,10 +11,14 @@
  * million, and those few are known.
  */
 #include <float.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #ifdef __SSE2__ /* all of x86-64 */
 #include <emmintrin.h>
 #endif
@@ -23,6 +27,83 @@ typedef unsigned __int128 uint128_t;
 
 static const uint64_t TENS[] = {1u, 10u, 100u, 1000u, 10000u, 100000u, 1000000u, 10000000u, 100000000u, 1000000000u,
                                 10000000000u, 100000000000u, 1000000000000u, 10000000000000u, 100000000000000u};
+
+/* ------------------------------------------------------------------------------------------------ halves */
+
+/* Half of a text, offered to the thread that helps. Who wants it does it alone if that has not begun it by the time that
+ * the other half is done: so nobody waits for a thread to be woken, and without a helper all is as it would be. */
+typedef struct {
+    void (*work)(void *);
+    void *of;
+    bool is_offered;
+    atomic_bool is_done;
+} half_t;
+
+enum { EAGER_NS = 100000 }; /* that the helper looks for a next half before it sleeps: to be woken takes as long */
+
+static _Atomic(half_t *) offered; /* and not begun */
+static atomic_bool sleeps;
+static pthread_mutex_t bed = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
+
+static void offer(half_t *half) {
+    half_t *none = 0;
+    half->is_offered = atomic_compare_exchange_strong(&offered, &none, half); /* else somebody else's is there */
+    if (half->is_offered && atomic_load(&sleeps)) {
+        pthread_mutex_lock(&bed);
+        atomic_store(&sleeps, false);
+        pthread_cond_signal(&woken);
+        pthread_mutex_unlock(&bed);
+    }
+}
+
+static void wait_briefly(int turn) {
+#ifdef __SSE2__
+    _mm_pause();
+#endif
+    if (turn % 64 == 63) sched_yield();
+}
+
+/* Returns when the half is done. */
+static void finish(half_t *half) {
+    half_t *expected = half;
+    if (!half->is_offered || atomic_compare_exchange_strong(&offered, &expected, 0)) {
+        half->work(half->of);
+    } else {
+        for (int turn = 0; !atomic_load(&half->is_done); turn++) wait_briefly(turn);
+    }
+}
+
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static half_t *await_half(void) {
+    for (;;) {
+        const int64_t until = now_ns() + EAGER_NS;
+        for (int turn = 0; turn % 64 || now_ns() < until; turn = (turn + 1) % 64) {
+            half_t *half = atomic_load_explicit(&offered, memory_order_relaxed);
+            if (half && (half = atomic_exchange(&offered, 0))) return half;
+            wait_briefly(turn);
+        }
+        pthread_mutex_lock(&bed);
+        atomic_store(&sleeps, true);
+        while (atomic_load(&sleeps) && !atomic_load(&offered)) pthread_cond_wait(&woken, &bed);
+        atomic_store(&sleeps, false);
+        pthread_mutex_unlock(&bed);
+    }
+}
+
+/* See float_text.py: start_helper. Does not return. */
+void help(void) {
+    for (;;) {
+        half_t *half = await_half();
+        half->work(half->of);
+        atomic_store(&half->is_done, true); /* from here on it may be gone */
+    }
+}
 
 /* ------------------------------------------------------------------------------------------------ reading */
 
@@ -234,9 +315,11 @@ static const char *take_row(const char *body, const char *at, const char *end, f
     return take(at, end, ']');
 }
 
-/* See float_text.py: _read_part. */
-int64_t read_part(const char *body, int64_t stop, int64_t *position, bool resumed, bool cut, float *values,
-                  int64_t *shapes, int64_t max_sequences) {
+/* A part of a list of sequences: from its opening bracket or, resumed, from the place after a row, to its end or, cut,
+ * to a row's end that is the text's. Resumed, the first shape goes on with the sequence of the row before, and may be
+ * empty. */
+static int64_t read_part(const char *body, int64_t stop, int64_t *position, bool resumed, bool cut, float *values,
+                         int64_t *shapes, int64_t max_sequences) {
     const char *at = body + *position, *end = body + stop, *next;
     int64_t sequences = 1, count;
     shapes[0] = shapes[1] = 0;
@@ -268,8 +351,47 @@ int64_t read_part(const char *body, int64_t stop, int64_t *position, bool resume
     return sequences;
 }
 
-/* See float_text.py: _read_numbers. */
-int64_t read_numbers(const char *body, int64_t stop, int64_t *position, bool resumed, bool cut, float *values) {
+typedef struct {
+    const char *body;
+    int64_t stop, position;
+    float *values;
+    int64_t *shapes, max_sequences, count;
+} rest_t;
+
+static void read_rest_of_lists(void *of) {
+    rest_t *rest = of;
+    rest->count = read_part(rest->body, rest->stop, &rest->position, true, false, rest->values, rest->shapes, rest->max_sequences);
+}
+
+static int64_t count_numbers(const int64_t *shapes, int64_t sequences) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < sequences; i++) count += shapes[2 * i] * shapes[2 * i + 1];
+    return count;
+}
+
+/* See float_text.py: read. */
+int64_t read_lists(const char *body, int64_t middle, int64_t stop, int64_t *position, float *values, int64_t *shapes,
+                   int64_t max_sequences) {
+    if (!middle) return read_part(body, stop, position, false, false, values, shapes, max_sequences);
+    rest_t rest = {body, stop, middle, values + (middle - *position) / 2 + 1, shapes + 2 * max_sequences, max_sequences, 0};
+    half_t half = {.work = read_rest_of_lists, .of = &rest};
+    offer(&half);
+    int64_t count = read_part(body, middle, position, false, true, values, shapes, max_sequences);
+    finish(&half);
+    if (count < 0 || *position != middle) return count; /* the list is wrong, or ends in the first half */
+    if (rest.count < 0) return -1;
+    const int64_t before = count_numbers(shapes, count), after = count_numbers(rest.shapes, rest.count);
+    memmove(values + before, rest.values, (size_t)after * 4);
+    int64_t *last = shapes + 2 * (count - 1); /* the sequence that was cut in two */
+    if (*rest.shapes && rest.shapes[1] != last[1]) return -1;
+    *last += *rest.shapes;
+    memmove(last + 2, rest.shapes + 2, (size_t)(rest.count - 1) * 16);
+    *position = rest.position;
+    return count + rest.count - 1;
+}
+
+/* The same of a list of numbers; a cut is behind a comma. */
+static int64_t read_some_numbers(const char *body, int64_t stop, int64_t *position, bool resumed, bool cut, float *values) {
     const char *at = body + *position, *end = body + stop, *next;
     const float *first = values;
     if (!resumed && !(at = take(at, end, '['))) return -1;
@@ -281,6 +403,26 @@ int64_t read_numbers(const char *body, int64_t stop, int64_t *position, bool res
     if (!next && !(at = take(at, end, ']'))) return -1;
     *position = at - body;
     return values - first;
+}
+
+static void read_rest_of_numbers(void *of) {
+    rest_t *rest = of;
+    rest->count = read_some_numbers(rest->body, rest->stop, &rest->position, true, false, rest->values);
+}
+
+/* See float_text.py: read_flat. */
+int64_t read_numbers(const char *body, int64_t middle, int64_t stop, int64_t *position, float *values) {
+    if (!middle) return read_some_numbers(body, stop, position, false, false, values);
+    rest_t rest = {.body = body, .stop = stop, .position = middle, .values = values + (middle - *position) / 2 + 1};
+    half_t half = {.work = read_rest_of_numbers, .of = &rest};
+    offer(&half);
+    const int64_t count = read_some_numbers(body, middle, position, false, true, values);
+    finish(&half);
+    if (count < 0 || *position != middle) return count; /* the list is wrong, or ends in the first half */
+    if (rest.count < 0) return -1;
+    memmove(values + count, rest.values, (size_t)rest.count * 4);
+    *position = rest.position;
+    return count + rest.count;
 }
 
 /* ------------------------------------------------------------------------------------------------ writing */
@@ -462,22 +604,49 @@ static char *put_row(char *out, const float *values, int64_t count) {
     return count ? out - 1 : out;
 }
 
-/* Items of a nested list of the shape, without its brackets; `stride` values an item of the first axis. */
-static char *put_items(char *out, const float *values, const int64_t *shape, int64_t rank, int64_t stride) {
-    if (rank == 1) return put_row(out, values, *shape);
-    for (int64_t index = 0; index < *shape; index++) {
+/* Lists of the shape, or numbers where that is empty, between commas; `stride` values each. */
+static char *put_items(char *out, const float *values, int64_t count, int64_t stride, const int64_t *shape, int64_t rank) {
+    if (!rank) return put_row(out, values, count);
+    for (int64_t index = 0; index < count; index++) {
         if (index) *out++ = ',';
         *out++ = '[';
-        if (!(out = put_items(out, values + index * stride, shape + 1, rank - 1, shape[1] ? stride / shape[1] : 0))) return 0;
+        const float *item = values + index * stride;
+        if (!(out = put_items(out, item, *shape, *shape ? stride / *shape : 0, shape + 1, rank - 1))) return 0;
         *out++ = ']';
     }
     return out;
 }
 
-/* See float_text.py: _write_items. */
-int64_t write_items(const float *values, const int64_t *shape, int64_t rank, char *out) {
+typedef struct {
+    const float *values;
+    int64_t count, stride;
+    const int64_t *shape;
+    int64_t rank;
+    char *out;
+    int64_t size;
+} items_t;
+
+static void write_part(void *of) {
+    items_t *items = of;
+    const char *end = put_items(items->out, items->values, items->count, items->stride, items->shape, items->rank);
+    items->size = end ? end - items->out : -1;
+}
+
+/* See float_text.py: write. */
+void write_items(const float *values, const int64_t *shape, int64_t rank, int64_t middle, char *out, char *rest_out,
+                 int64_t *sizes) {
     int64_t stride = 1;
     for (int64_t axis = 1; axis < rank; axis++) stride *= shape[axis];
-    const char *end = put_items(out, values, shape, rank, stride);
-    return end ? end - out : -1;
+    items_t first = {values, middle, stride, shape + 1, rank - 1, out, 0};
+    items_t rest = {values + middle * stride, *shape - middle, stride, shape + 1, rank - 1, rest_out, 0};
+    half_t half = {.work = write_part, .of = &rest};
+    if (!middle) {
+        write_part(&rest);
+    } else {
+        offer(&half);
+        write_part(&first);
+        finish(&half);
+    }
+    sizes[0] = first.size;
+    sizes[1] = rest.size;
 }
