@@ -142,7 +142,7 @@ class Batcher(Generic[Item, Result]):
             self._batch = self._queue.take()
             if self._batch:
                 self._answer(self._batch)
-                if self._queue.load.tokens < self._engine.batch_tokens:  # or the next batch would be no larger
+                if self._engine.takes_all_cores or self._queue.load.tokens < self._engine.batch_tokens:
                     self._loop.breathe()
             elif closing or self._ended.is_set():
                 break

@@ -7,6 +7,8 @@ from typing import TypeVarTuple, Unpack
 
 Arguments = TypeVarTuple("Arguments")
 _TURNS, _BREATH_S = 8, 0.02  # of the event loop in a breath, and how long they may take
+_told = threading.Event()
+_breathing: "set[Bridge]" = set()
 
 
 class Bridge:
@@ -28,6 +30,7 @@ class Bridge:
         """Calls in the event loop, unless that has ended."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
+            _told.set()
 
     def breathe(self) -> None:
         """Waits for a few turns of the event loop: what it was told is done, and what came meanwhile is read.
@@ -36,11 +39,20 @@ class Bridge:
         docs/decisions/0022.
         """
         caught_up = threading.Event()
+        _breathing.add(self)
         self.tell(self._turn, _TURNS, caught_up)
         caught_up.wait(_BREATH_S)
+        _breathing.discard(self)
 
     def _turn(self, turns: int, caught_up: threading.Event) -> None:
         if turns and self._loop is not None:
             self._loop.call_soon(self._turn, turns - 1, caught_up)
         else:
             caught_up.set()
+
+
+def doze(most_s: float) -> None:
+    """Sleeps in the event loop until a thread tells it something; not at all while one waits for its turns."""
+    _told.clear()
+    if not _breathing:
+        _told.wait(most_s)

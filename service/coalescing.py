@@ -5,10 +5,11 @@ then takes several times what it takes behind another one: docs/decisions/0037.
 """
 
 import asyncio
-import time
+
+from service.bridge import doze
 
 LONGEST_REST_S = 0.02
-_SHARE = 0.02  # of what waits: the runs never wait for the rest
+_SHARE = 0.02  # of what waits; and a batch that has been run ends it
 
 
 class Coalescing:
@@ -41,4 +42,4 @@ class Coalescing:
             return
         self._turning = False
         if self._rest_s > 0:
-            time.sleep(self._rest_s)
+            doze(self._rest_s)

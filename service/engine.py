@@ -23,6 +23,10 @@ class Engine(Protocol[Item, Result]):
     def batch_tokens(self) -> int:
         """Positions of a batch that is large enough."""
 
+    @property
+    def takes_all_cores(self) -> bool:
+        """Whether a run has as many threads as there are cores, the event loop's among them."""
+
     def job(self, items: list[Item]) -> Job[Result]:
         """A batch of these items."""
 

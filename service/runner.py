@@ -83,6 +83,11 @@ class Runner:
         """Padded positions of a batch, beyond which a larger one does not pay."""
         return self.cost.batch_tokens
 
+    @property
+    def takes_all_cores(self) -> bool:
+        """Whether a run has as many threads as there are cores."""
+        return self._model.takes_all_cores
+
     def choose(self, lengths: list[int]) -> list[int]:
         """The next batch, as indices, from the lengths of sequences of one depth, first in line first."""
         return choose(lengths, self.cost)

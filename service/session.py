@@ -98,6 +98,10 @@ class Session:
         threads: of one run; 0 takes what `available_threads` finds.
         place: file of the graph, for messages.
 
+    Attributes:
+        provider: that onnxruntime gave.
+        takes_all_cores: whether a run has as many threads as there are cores.
+
     Raises:
         DeviceLostError: nothing more can be run, by this session or another.
         MemoryError: of the device or the host, there is too little for the weights.
@@ -114,6 +118,7 @@ class Session:
             onnxruntime.preload_dlls()  # NVIDIA's wheels put their libraries where the loader does not look
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_threads()
+        self.takes_all_cores = provider == "cpu" and options.intra_op_num_threads >= available_threads()
         # A pool that goes on spinning after its run takes the core from the next session and from the server itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.enable_cpu_mem_arena = False  # it would keep the memory of its largest run: docs/decisions/0025

@@ -57,7 +57,7 @@ class FakeJob:
 class FakeEngine:
     """Runs a function of a batch's items; keeps the jobs it gave."""
 
-    batch_tokens = 100
+    batch_tokens, takes_all_cores = 100, True
 
     def __init__(
         self,
@@ -91,9 +91,12 @@ async def started(
     name: str = "fake",
     run_timeout_s: float = 60.0,
     second_a_position: float = 0.0,
+    *,
+    takes_all_cores: bool = True,
 ) -> AsyncIterator[Batcher[int, int]]:
     """A batcher at work in the running event loop."""
     engine = FakeEngine(run, choose, second_a_position)
+    engine.takes_all_cores = takes_all_cores
     batcher: Batcher[int, int] = Batcher(name, ModelMetrics(name, "1"), engine, run_timeout_s, on_death)
     with capture_logs():
         batcher.start()
