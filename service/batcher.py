@@ -162,17 +162,17 @@ class Batcher(Generic[Item, Result]):
         """Runs a batch and has its entries answered, or returns why it could not."""
         self._running = run = _Run(batch, self._engine.job([entry.item for entry in batch]), time.monotonic())
         results = self._run_caught(run)
-        self._metrics.count_cancelled(sum(entry.future.cancelled() for entry in batch))
         run_s = time.monotonic() - run.started_s
         self._running = None  # or it would hold its tensors until the next one comes
+        self._metrics.count_cancelled(sum([entry.future.cancelled() for entry in batch]))
         if isinstance(results, DeviceLostError):
             raise results
         if isinstance(results, BaseException):
             explained = self._explain(results, run)
             results.__traceback__ = None  # whose frames hold it, and the batch
             return explained
-        self._queue.keep_pace(batch, run_s)
         self._loop.tell(self._deliver, run, results, run_s)
+        self._queue.keep_pace(batch, run_s)
         return None
 
     def _run_caught(self, run: _Run[Item, Result]) -> list[Result] | BaseException:

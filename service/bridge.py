@@ -38,17 +38,18 @@ class Bridge:
         There is no clock in it: turns of a loop that has nothing to do take no time. Why it pays is in
         docs/decisions/0022.
         """
-        caught_up = threading.Event()
+        behind = threading.Lock()
+        behind.acquire()
         _breathing.add(self)
-        self.tell(self._turn, _TURNS, caught_up)
-        caught_up.wait(_BREATH_S)
+        self.tell(self._turn, _TURNS, behind)
+        behind.acquire(timeout=_BREATH_S)
         _breathing.discard(self)
 
-    def _turn(self, turns: int, caught_up: threading.Event) -> None:
+    def _turn(self, turns: int, behind: threading.Lock) -> None:
         if turns and self._loop is not None:
-            self._loop.call_soon(self._turn, turns - 1, caught_up)
+            self._loop.call_soon(self._turn, turns - 1, behind)
         else:
-            caught_up.set()
+            behind.release()
 
 
 def doze(most_s: float) -> None:

@@ -57,10 +57,8 @@ class Budget:
 
 def activations_bytes(spec: ModelSpec, batch_size: int, length: int) -> int:
     """Bytes of a run beside weights and answers: three maps of scores, and the rows of a layer that live at once."""
-    growths = [tensor.growth for probes in spec.probes for tensor in probes.values()]
-    inner = max((size for size, power in growths if power == 1), default=spec.hidden_size)
     maps = _MAPS * (spec.num_attention_heads or 1) * length**2
-    return 4 * batch_size * (maps + length * (_WIDTHS * spec.hidden_size + _INNER_WIDTHS * inner))
+    return 4 * batch_size * (maps + length * (_WIDTHS * spec.hidden_size + _INNER_WIDTHS * spec.widest))
 
 
 def longest(spec: ModelSpec, settings: Settings) -> int:

@@ -209,6 +209,12 @@ class ModelSpec(_Strict):
         return _ROLLOUT if output.probe == ROLLOUT else self.outputs[0]
 
     @cached_property
+    def widest(self) -> int:
+        """Elements of a position in the widest tensor that has one row for each."""
+        growths = [tensor.growth for probes in self.probes for tensor in probes.values()]
+        return max((size for size, power in growths if power == 1), default=self.hidden_size)
+
+    @cached_property
     def has_rollout(self) -> bool:
         """Whether every layer has attention weights."""
         return all("attention_weights" in probes for probes in self.probes)

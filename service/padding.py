@@ -61,11 +61,13 @@ def pad(sequences: list[Sequence], *, positions: bool = False) -> Batch:
         alone = sequences[0]
         return Batch(alone.hidden_states[None], alone.attention_mask[None].astype(np.int64), position_ids)
     width = sequences[0].hidden_states.shape[1]
-    hidden_states = np.zeros((len(sequences), longest, width), np.float32)
+    hidden_states = np.empty((len(sequences), longest, width), np.float32)
     attention_mask = np.zeros((len(sequences), longest), np.int64)
     for row, sequence in enumerate(sequences):
-        hidden_states[row, : len(sequence)] = sequence.hidden_states
-        attention_mask[row, : len(sequence)] = sequence.attention_mask
+        length = len(sequence)
+        hidden_states[row, :length] = sequence.hidden_states
+        hidden_states[row, length:] = 0
+        attention_mask[row, :length] = sequence.attention_mask
     return Batch(hidden_states, attention_mask, position_ids)
 
 

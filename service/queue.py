@@ -12,7 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Generic, NamedTuple
 
 from service.engine import Item, Result
@@ -51,6 +52,7 @@ class Entry(Generic[Item, Result]):
         deadline_s: monotonic time after which nobody wants the answer.
         future: done as soon as nobody waits for the answer any more.
         submitted_s: monotonic time of arrival.
+        place: in line; the least is served first.
     """
 
     item: Item
@@ -61,11 +63,14 @@ class Entry(Generic[Item, Result]):
     deadline_s: float
     future: "asyncio.Future[Answer[Result]]"
     submitted_s: float
+    place: float = field(init=False)
 
-    @property
-    def place(self) -> float:
-        """Its place in line; the least is served first."""
-        return self.submitted_s + PRIORITY_STEP_S * self.priority + PATIENCE * self.cost_s
+    def __post_init__(self) -> None:
+        """Fixes its place."""
+        self.place = self.submitted_s + PRIORITY_STEP_S * self.priority + PATIENCE * self.cost_s
+
+
+_PLACE = attrgetter("place")
 
 
 class Load(NamedTuple):
@@ -133,7 +138,7 @@ class Queue(Generic[Item, Result]):
         """Removes the next batch, empty if nothing waits; entries that nobody waits for are dropped."""
         self._arrived.clear()
         while self._inbox:
-            bisect.insort(self._line, self._inbox.popleft(), key=lambda entry: entry.place)
+            bisect.insort(self._line, self._inbox.popleft(), key=_PLACE)
         now_s = time.monotonic()
         live: list[Entry[Item, Result]] = []
         gone: list[Entry[Item, Result]] = []

@@ -1,7 +1,7 @@
 """A model's runs: `model.onnx` for who wants the output, the chain of layers for who wants the inside."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +74,7 @@ class Runner:
             shape = size, length
             states, mask = np.ones((*shape, hidden_size), np.float32), np.ones(shape, np.bool_)
             sequences = [Sequence(*pair, LEAN) for pair in zip(states, mask, strict=True)]
-            self._run_model(pad(sequences, positions=self._spec.takes_positions), Stop())
+            self._run_model(pad(sequences, positions=self._spec.takes_positions), sequences, Stop())
 
         self.cost = measure(run, self._spec.max_sequence_length, most_tokens)
 
@@ -124,37 +124,42 @@ class Runner:
             OverloadedError: these answers and those that are not written yet would take too much memory.
         """
         every, stop = with_sources(sequences), stop or Stop()
-        views = tuple(view for sequence in sequences for view in sequence.views)  # some may ask for block_output alone
+        views = tuple([view for sequence in sequences for view in sequence.views])  # some have block_output alone
         depth, edits = self.depth(views, edited=any(s.edits for s in every)), Edits(every, self._spec)
         batch = pad(every, positions=self._spec.takes_positions)
-        rows = [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
         size, length = batch.attention_mask.shape
-        self._hold_answers(rows, size, length)
+        self._hold_answers(views, size, length)
         activations = activations_bytes(self._spec, size, length) * (2 if edits else 1)  # a tensor, and as it was
         large = activations > LARGE_RUN_BYTES
         with one_large(stop.is_told) if large else nullcontext():
             if depth is None:
-                self._give(rows, _FINAL, self._run_model(batch, stop))
+                found = self._run_model(batch, sequences, stop)
             else:
                 stop.gives_back = activations > _TRIMMED_BYTES
-                self._run_layers(batch, rows, depth, edits, stop)
-        _ANSWERS.add(row.arrays() for row in rows)
-        return [tuple(row.found[view] for view in row.views) for row in rows]
+                found = self._run_layers(batch, sequences, depth, edits, stop)
+        _ANSWERS.add(map(_arrays, found))
+        return found
 
-    def _hold_answers(self, rows: "list[_Row]", size: int, length: int) -> None:
+    def _hold_answers(self, views: Iterable[View], size: int, length: int) -> None:
         """Refuses arrays that do not fit beside those under way; where there are none, any fit."""
         more = 0
-        for view, count in Counter(view for row in rows for view in row.views).items():
+        for view, count in Counter(views).items():
             whole = not view.cut and view.reduction is None  # a part of the batch's array, which is kept
             more += view_bytes(view, self._spec.tensor(view.output), {length: size if whole else count}, padded=False)
         hold_answers(_ANSWERS.bytes, more, self._settings)
 
-    def _run_model(self, batch: Batch, stop: Stop) -> Float32Array:
-        return self._model.run([FINAL_OUTPUT], feeds_of(batch.hidden_states, batch), stop)[0]
+    def _run_model(self, batch: Batch, sequences: list[Sequence], stop: Stop) -> list[tuple[Found, ...]]:
+        values = self._model.run([FINAL_OUTPUT], feeds_of(batch.hidden_states, batch), stop)[0]
+        tensor = self._spec.tensor(_FINAL)
+        parts = [unpad(values, tensor, row, len(sequence)) for row, sequence in enumerate(sequences)]
+        return [tuple([take(part, view) for view in s.views]) for part, s in zip(parts, sequences, strict=True)]
 
-    def _run_layers(self, batch: Batch, rows: "list[_Row]", depth: int, edits: Edits, stop: Stop) -> None:
+    def _run_layers(
+        self, batch: Batch, sequences: list[Sequence], depth: int, edits: Edits, stop: Stop
+    ) -> list[tuple[Found, ...]]:
         """Runs the layers one after another, as far as the last one asked for."""
         self._layers.prepare(depth, edits)
+        rows = [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
         hidden_states = batch.hidden_states
         for layer in range(depth + 1):
             asked = {view.output for row in rows for view in row.views}
@@ -173,6 +178,7 @@ class Runner:
         for row in rows:
             for view in row.views_of(_ROLLOUT):
                 row.found[view] = take(row.rollout.result(), view)
+        return [tuple(row.found[view] for view in row.views) for row in rows]
 
     def _sources(self, layer: int, asked: set[Output]) -> dict[Output, str]:
         """What is asked of a layer, each with its name in the layer's graph."""
@@ -215,11 +221,11 @@ class _Row:
     def cut(self, values: Float32Array, tensor: TensorSpec) -> Float32Array:
         return unpad(values, tensor, self.index, len(self.sequence))
 
-    def arrays(self) -> Iterator[NDArray[Any]]:
-        """The arrays that hold what was found, which may be the batch's."""
-        for found in self.found.values():
-            for array in found if isinstance(found, Top) else (found,):
-                yield array.base if isinstance(array.base, np.ndarray) else array
+
+def _arrays(found: tuple[Found, ...]) -> list[NDArray[Any]]:
+    """The arrays that hold what was found for a sequence, which may be the batch's."""
+    arrays = [array for each in found for array in (each if isinstance(each, Top) else (each,))]
+    return [array.base if isinstance(array.base, np.ndarray) else array for array in arrays]
 
 
 @dataclass(frozen=True, slots=True)
