@@ -147,7 +147,8 @@ def view_bytes(view: View, tensor: TensorSpec, lengths: Mapping[int, int], *, pa
     """What a view gives for so many sequences of each length; `padded`: all as large as the largest on each axis."""
     if not (padded or view.cut or view.reduction):  # as most, and of every run
         fixed, power = tensor.growth
-        return _CELL_BYTES * sum([count * fixed * length**power for length, count in lengths.items()])
+        cells: int = sum([count * fixed * length**power for length, count in lengths.items()])
+        return _CELL_BYTES * cells
     sizes, cell_bytes = cut_sizes(tensor, view.cut, list(lengths)), _CELL_BYTES
     if view.reduction is not None:
         last = sizes.pop(view.reduction.axis)

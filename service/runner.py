@@ -68,12 +68,11 @@ class Runner:
         Args:
             most_tokens: padded positions of the largest batch that may be formed.
         """
-        hidden_size = self._spec.hidden_size
 
         def run(size: int, length: int) -> None:
             shape = size, length
-            states, mask = np.ones((*shape, hidden_size), np.float32), np.ones(shape, np.bool_)
-            sequences = [Sequence(*pair, LEAN) for pair in zip(states, mask, strict=True)]
+            states = np.ones((*shape, self._spec.hidden_size), np.float32)
+            sequences = [Sequence(*pair, LEAN) for pair in zip(states, np.ones(shape, np.bool_), strict=True)]
             self._run_model(pad(sequences, positions=self._spec.takes_positions), sequences, Stop())
 
         self.cost = measure(run, self._spec.max_sequence_length, most_tokens)
@@ -159,10 +158,10 @@ class Runner:
     ) -> list[tuple[Found, ...]]:
         """Runs the layers one after another, as far as the last one asked for."""
         self._layers.prepare(depth, edits)
-        rows = [_Row(row, sequence, sequence.views) for row, sequence in enumerate(sequences)]
+        rows = [_Row(row, sequence) for row, sequence in enumerate(sequences)]
         hidden_states = batch.hidden_states
         for layer in range(depth + 1):
-            asked = {view.output for row in rows for view in row.views}
+            asked = {view.output for row in rows for view in row.sequence.views}
             sources = self._sources(layer, asked)
             names = dict.fromkeys((*sources.values(), *[_WEIGHTS] * (_ROLLOUT in asked), *[_STREAM] * (layer < depth)))
             found = self._layers.run(layer, list(names), hidden_states, batch, edits, stop)
@@ -178,7 +177,7 @@ class Runner:
         for row in rows:
             for view in row.views_of(_ROLLOUT):
                 row.found[view] = take(row.rollout.result(), view)
-        return [tuple(row.found[view] for view in row.views) for row in rows]
+        return [tuple(row.found[view] for view in row.sequence.views) for row in rows]
 
     def _sources(self, layer: int, asked: set[Output]) -> dict[Output, str]:
         """What is asked of a layer, each with its name in the layer's graph."""
@@ -206,13 +205,12 @@ class _Row:
 
     index: int
     sequence: Sequence
-    views: tuple[View, ...]
     found: dict[View, Found] = field(default_factory=dict)
     rollout: Rollout = field(default_factory=Rollout)
     _views: dict[Output, list[View]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for view in self.views:
+        for view in self.sequence.views:
             self._views.setdefault(view.output, []).append(view)
 
     def views_of(self, output: Output) -> list[View]:
