@@ -24,6 +24,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
 READ = "TESTS_READ"  # the variable with the file that is there once a process has read the tests
+_END_S = 2  # for processes that have been told to
 _READ_S = 20  # after which the others do not wait for it any more
 
 
@@ -79,8 +80,17 @@ def _serve(listener: socket.socket) -> None:
         _fork(lambda: _work(asked))  # noqa: B023  # it runs at once
         asked.close()
         forked = True
+    _end(exports)
+
+
+def _end(group: int) -> None:
+    """Ends what makes models, which removes what is half made; a lane of it would outlive that, and keep its locks."""
     with suppress(ProcessLookupError):
-        os.killpg(exports, signal.SIGTERM)
+        os.killpg(group, signal.SIGTERM)
+        for _ in range(_END_S * 20):
+            time.sleep(0.05)
+            os.killpg(group, 0)
+        os.killpg(group, signal.SIGKILL)
 
 
 def _wait_until_read() -> None:
