@@ -1,8 +1,8 @@
 """Runs what waits, one batch at a time, and hands each entry its own rows.
 
 There is no waiting window: an idle runner takes at once what there is, and what arrives during a run becomes the next
-batch. A thread of its own takes, runs and takes again, so that a run never waits for the event loop; the loop hears of
-a batch once, when it has been run. The batcher is given callables; it knows neither HTTP nor onnxruntime.
+batch. A thread of its own takes, runs, lets the event loop have its turns, and takes again; the loop hears of a batch
+once, when it has been run. The batcher is given callables; it knows neither HTTP nor onnxruntime.
 
 An entry owns its future, so no two lists can be matched up wrongly. Entries whose waiter has gone are dropped before
 the run, and a run that nobody waits for is ended. A failing batch is retried singly once: only the culprit fails. The
@@ -24,6 +24,7 @@ from service.errors import DeadlineError, DeviceLostError, GlassblockError, RunF
 from service.metrics import ModelMetrics
 from service.queue import Answer, Entry, Load, Queue
 
+_FULL_BREATH = 0.25  # of a run, that the event loop gets behind it where the next batch is full
 WATCH_EVERY_S, STOP_GRACE_S = 0.5, 5.0  # a run that was told to end and has not by then ends the process
 
 _log = logs.get("batcher")
@@ -71,8 +72,7 @@ class Batcher(Generic[Item, Result]):
         self._running: _Run[Item, Result] | None = None
         self._loop = Bridge()
         self._watching: asyncio.TimerHandle | None = None
-        self._closing = False
-        self._ended = asyncio.Event()
+        self._closing, self._ended = False, asyncio.Event()
 
     def start(self) -> None:
         """Starts the thread; answers go to the running event loop."""
@@ -139,11 +139,13 @@ class Batcher(Generic[Item, Result]):
     def _work(self) -> None:
         while not self._ended.is_set():
             closing = self._closing  # asked before: what came until then is in the queue
-            self._batch = self._queue.take()
+            self._batch, taken_s = self._queue.take(), time.monotonic()
             if self._batch:
                 self._answer(self._batch)
-                if self._engine.takes_all_cores or self._queue.load.tokens < self._engine.batch_tokens:
+                if self._queue.load.tokens < self._engine.batch_tokens:
                     self._loop.breathe()
+                elif self._engine.takes_all_cores:
+                    self._loop.breathe(_FULL_BREATH * (time.monotonic() - taken_s))
             elif closing or self._ended.is_set():
                 break
             elif not self._closing:  # else look again: a take may have cleared its wake
@@ -168,9 +170,8 @@ class Batcher(Generic[Item, Result]):
         if isinstance(results, DeviceLostError):
             raise results
         if isinstance(results, BaseException):
-            explained = self._explain(results, run)
-            results.__traceback__ = None  # whose frames hold it, and the batch
-            return explained
+            error, results.__traceback__ = self._explain(results, run), None  # whose frames hold it, and the batch
+            return error
         self._loop.tell(self._deliver, run, results, run_s)
         self._queue.keep_pace(batch, run_s)
         return None
@@ -222,7 +223,7 @@ class Batcher(Generic[Item, Result]):
         self._watching = asyncio.get_running_loop().call_later(WATCH_EVERY_S, self._watch)
 
     def _work_ended(self, done: "Future[None]") -> None:
-        if (error := done.exception()) is not None:
+        if error := done.exception():
             _log.error("batcher died", model=self._name, exc_info=error)
         self._end(died=error is not None)
 
@@ -240,8 +241,7 @@ class Batcher(Generic[Item, Result]):
     def _gone(self) -> UnavailableError:
         if self._closing:
             return UnavailableError(f"model {self._name} was just unloaded", code="unloaded")
-        message = f"model {self._name} can no longer run; the server is about to stop"
-        return UnavailableError(message, code="dead")
+        return UnavailableError(f"model {self._name} can no longer run; the server is about to stop", code="dead")
 
 
 def _fail(entries: list[Entry[Item, Result]], error: GlassblockError) -> None:

@@ -1,6 +1,7 @@
 """From a thread to the event loop and back."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from typing import TypeVarTuple, Unpack
@@ -32,18 +33,23 @@ class Bridge:
             self._loop.call_soon_threadsafe(function, *arguments)
             _told.set()
 
-    def breathe(self) -> None:
+    def breathe(self, most_s: float = math.inf) -> None:
         """Waits for a few turns of the event loop: what it was told is done, and what came meanwhile is read.
 
-        There is no clock in it: turns of a loop that has nothing to do take no time. Why it pays is in
+        There is no window in it: turns of a loop that has nothing to do take no time. Why it pays is in
         docs/decisions/0022.
+
+        Args:
+            most_s: after which it does not wait for them any longer.
         """
         behind = threading.Lock()
         behind.acquire()
         _breathing.add(self)
-        self.tell(self._turn, _TURNS, behind)
-        behind.acquire(timeout=_BREATH_S)
-        _breathing.discard(self)
+        try:
+            self.tell(self._turn, _TURNS, behind)
+            behind.acquire(timeout=min(most_s, _BREATH_S))
+        finally:
+            _breathing.discard(self)
 
     def _turn(self, turns: int, behind: threading.Lock) -> None:
         if turns and self._loop is not None:

@@ -64,11 +64,11 @@ static void wait_briefly(int turn) {
     if (turn % 64 == 63) sched_yield();
 }
 
-/* Returns when the half is done. */
-static void finish(half_t *half) {
+/* Returns when the half is done or, if it is not wanted any more, when nobody is at work on it. */
+static void finish(half_t *half, bool wanted) {
     half_t *expected = half;
     if (!half->is_offered || atomic_compare_exchange_strong(&offered, &expected, 0)) {
-        half->work(half->of);
+        if (wanted) half->work(half->of);
     } else {
         for (int turn = 0; !atomic_load(&half->is_done); turn++) wait_briefly(turn);
     }
@@ -377,8 +377,9 @@ int64_t read_lists(const char *body, int64_t middle, int64_t stop, int64_t *posi
     half_t half = {.work = read_rest_of_lists, .of = &rest};
     offer(&half);
     int64_t count = read_part(body, middle, position, false, true, values, shapes, max_sequences);
-    finish(&half);
-    if (count < 0 || *position != middle) return count; /* the list is wrong, or ends in the first half */
+    const bool goes_on = count >= 0 && *position == middle; /* else the list is wrong, or ends in the first half */
+    finish(&half, goes_on);
+    if (!goes_on) return count;
     if (rest.count < 0) return -1;
     const int64_t before = count_numbers(shapes, count), after = count_numbers(rest.shapes, rest.count);
     memmove(values + before, rest.values, (size_t)after * 4);
@@ -417,8 +418,9 @@ int64_t read_numbers(const char *body, int64_t middle, int64_t stop, int64_t *po
     half_t half = {.work = read_rest_of_numbers, .of = &rest};
     offer(&half);
     const int64_t count = read_some_numbers(body, middle, position, false, true, values);
-    finish(&half);
-    if (count < 0 || *position != middle) return count; /* the list is wrong, or ends in the first half */
+    const bool goes_on = count >= 0 && *position == middle; /* else the list is wrong, or ends in the first half */
+    finish(&half, goes_on);
+    if (!goes_on) return count;
     if (rest.count < 0) return -1;
     memmove(values + count, rest.values, (size_t)rest.count * 4);
     *position = rest.position;
@@ -645,7 +647,7 @@ void write_items(const float *values, const int64_t *shape, int64_t rank, int64_
     } else {
         offer(&half);
         write_part(&first);
-        finish(&half);
+        finish(&half, true);
     }
     sizes[0] = first.size;
     sizes[1] = rest.size;

@@ -1,6 +1,7 @@
 """Between two runs the event loop has its turns, where a run would take its core; it does not sleep through them."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Coroutine
@@ -13,6 +14,7 @@ from service.bridge import Bridge, doze
 from tests.service.fake_runs import FakeEngine, GatedRun, started
 
 FULL = FakeEngine.batch_tokens  # positions of a batch that a larger one is no faster than
+RUN_S = 0.04
 
 
 @pytest.fixture(autouse=True)
@@ -25,23 +27,56 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 20))
 
 
+class TimedRun(GatedRun):
+    """Takes RUN_S.
+
+    Attributes:
+        spans: when each run began and ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spans: list[tuple[float, float]] = []
+
+    def __call__(self, items: list[int]) -> list[int]:
+        start_s, result = time.monotonic(), super().__call__(items)
+        time.sleep(RUN_S)
+        self.spans.append((start_s, time.monotonic()))
+        return result
+
+
 @pytest.mark.parametrize("takes_all_cores", [True, False])
 def test_a_full_batch_waits_for_the_loops_turns_where_its_run_takes_all_cores(takes_all_cores: bool) -> None:  # noqa: FBT001
-    gate = GatedRun()
+    timed = TimedRun()
     begun: list[int] = []
 
     def work_in_the_loop(_: object) -> None:
-        time.sleep(0.01)
-        begun.append(len(gate.batches))
+        time.sleep(0.005)
+        begun.append(len(timed.batches))
 
     async def scenario() -> None:
-        async with started(gate, lambda _: [0], takes_all_cores=takes_all_cores) as batcher:
+        async with started(timed, lambda _: [0], takes_all_cores=takes_all_cores) as batcher:
             futures = [batcher.submit(item, None, FULL) for item in range(3)]
             futures[0].add_done_callback(work_in_the_loop)
             await asyncio.gather(*futures)
 
     run(scenario())
     assert (begun == [1]) == takes_all_cores
+
+
+def test_a_full_batch_waits_for_a_busy_loop_no_longer_than_a_part_of_a_run() -> None:
+    timed = TimedRun()
+
+    async def scenario() -> None:
+        async with started(timed, lambda _: [0]) as batcher:
+            waiting = asyncio.gather(*[batcher.submit(item, None, FULL) for item in range(12)])
+            while not waiting.done():  # eight such turns are as long as a run
+                await asyncio.sleep(0)
+                time.sleep(RUN_S / 8)  # noqa: ASYNC251
+
+    run(scenario())
+    waits_s = [later[0] - earlier[1] for earlier, later in itertools.pairwise(timed.spans[:-1])]
+    assert min(waits_s) < RUN_S / 2
 
 
 def test_it_dozes_until_a_thread_tells_it_something() -> None:
