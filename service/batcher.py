@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from service import logs
-from service.bridge import Bridge
+from service.bridge import Bridge, has_refused
 from service.engine import Engine, Item, Job, Result
 from service.errors import DeadlineError, DeviceLostError, GlassblockError, RunFailedError, UnavailableError
 from service.metrics import ModelMetrics
@@ -144,7 +144,7 @@ class Batcher(Generic[Item, Result]):
                 self._answer(self._batch)
                 if self._queue.load.tokens < self._engine.batch_tokens:
                     self._loop.breathe()
-                elif self._engine.takes_all_cores:
+                elif self._engine.takes_all_cores and not has_refused():
                     self._loop.breathe(_FULL_BREATH * (time.monotonic() - taken_s))
             elif closing or self._ended.is_set():
                 break

@@ -8,8 +8,7 @@ from typing import TypeVarTuple, Unpack
 
 Arguments = TypeVarTuple("Arguments")
 _TURNS, _BREATH_S = 8, 0.02  # of the event loop in a breath, and how long they may take
-_told = threading.Event()
-_breathing: "set[Bridge]" = set()
+_refused = threading.Event()
 
 
 class Bridge:
@@ -31,7 +30,6 @@ class Bridge:
         """Calls in the event loop, unless that has ended."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
-            _told.set()
 
     def breathe(self, most_s: float = math.inf) -> None:
         """Waits for a few turns of the event loop: what it was told is done, and what came meanwhile is read.
@@ -44,12 +42,8 @@ class Bridge:
         """
         behind = threading.Lock()
         behind.acquire()
-        _breathing.add(self)
-        try:
-            self.tell(self._turn, _TURNS, behind)
-            behind.acquire(timeout=min(most_s, _BREATH_S))
-        finally:
-            _breathing.discard(self)
+        self.tell(self._turn, _TURNS, behind)
+        behind.acquire(timeout=min(most_s, _BREATH_S))
 
     def _turn(self, turns: int, behind: threading.Lock) -> None:
         if turns and self._loop is not None:
@@ -58,8 +52,14 @@ class Bridge:
             behind.release()
 
 
-def doze(most_s: float) -> None:
-    """Sleeps in the event loop until a thread tells it something; not at all while one waits for its turns."""
-    _told.clear()
-    if not _breathing:
-        _told.wait(most_s)
+def note_refusal() -> None:
+    """A request is refused for the load."""
+    if not _refused.is_set():
+        _refused.set()
+
+
+def has_refused() -> bool:
+    """Whether a request was since this was asked last."""
+    refused = _refused.is_set()
+    _refused.clear()
+    return refused

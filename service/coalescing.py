@@ -5,11 +5,12 @@ then takes several times what it takes behind another one: docs/decisions/0037.
 """
 
 import asyncio
+import time
 
-from service.bridge import doze
+from service.bridge import note_refusal
 
 LONGEST_REST_S = 0.02
-_SHARE = 0.02  # of what waits; and a batch that has been run ends it
+_SHARE = 0.02  # of what waits: the runs never wait for the rest
 
 
 class Coalescing:
@@ -29,6 +30,7 @@ class Coalescing:
         Args:
             wait_s: that the refused request would have waited; nothing is late by more than a fiftieth of it.
         """
+        note_refusal()
         self._stirred = True  # behind this one in its packet may be others, which are refused a turn each
         self._rest_s = min(_SHARE * wait_s, LONGEST_REST_S)
         if self._rest_s > 0 and not self._turning:
@@ -42,4 +44,4 @@ class Coalescing:
             return
         self._turning = False
         if self._rest_s > 0:
-            doze(self._rest_s)
+            time.sleep(self._rest_s)

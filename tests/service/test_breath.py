@@ -1,26 +1,19 @@
-"""Between two runs the event loop has its turns, where a run would take its core; it does not sleep through them."""
+"""Between two runs the event loop has its turns, where a run would take its core."""
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
-from service import bridge
-from service.bridge import Bridge, doze
+from service.bridge import has_refused
+from service.coalescing import Coalescing
 from tests.service.fake_runs import FakeEngine, GatedRun, started
 
 FULL = FakeEngine.batch_tokens  # positions of a batch that a larger one is no faster than
 RUN_S = 0.04
-
-
-@pytest.fixture(autouse=True)
-def no_breath_of_another_test() -> None:
-    while bridge._breathing:
-        time.sleep(0.001)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -45,8 +38,15 @@ class TimedRun(GatedRun):
         return result
 
 
-@pytest.mark.parametrize("takes_all_cores", [True, False])
-def test_a_full_batch_waits_for_the_loops_turns_where_its_run_takes_all_cores(takes_all_cores: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("takes_all_cores", "refused"),
+    [(True, False), (False, False), (True, True)],
+    ids=["takes all cores", "leaves cores", "takes all cores, others refused"],
+)
+def test_a_full_batch_waits_for_the_loops_turns_where_its_run_takes_all_cores_and_nobody_is_refused(
+    takes_all_cores: bool,  # noqa: FBT001
+    refused: bool,  # noqa: FBT001
+) -> None:
     timed = TimedRun()
     begun: list[int] = []
 
@@ -58,10 +58,13 @@ def test_a_full_batch_waits_for_the_loops_turns_where_its_run_takes_all_cores(ta
         async with started(timed, lambda _: [0], takes_all_cores=takes_all_cores) as batcher:
             futures = [batcher.submit(item, None, FULL) for item in range(3)]
             futures[0].add_done_callback(work_in_the_loop)
+            has_refused()  # in another test
+            if refused:
+                Coalescing().rest(0)
             await asyncio.gather(*futures)
 
     run(scenario())
-    assert (begun == [1]) == takes_all_cores
+    assert (begun == [1]) == (takes_all_cores and not refused)
 
 
 def test_a_full_batch_waits_for_a_busy_loop_no_longer_than_a_part_of_a_run() -> None:
@@ -77,42 +80,3 @@ def test_a_full_batch_waits_for_a_busy_loop_no_longer_than_a_part_of_a_run() -> 
     run(scenario())
     waits_s = [later[0] - earlier[1] for earlier, later in itertools.pairwise(timed.spans[:-1])]
     assert min(waits_s) < RUN_S / 2
-
-
-def test_it_dozes_until_a_thread_tells_it_something() -> None:
-    told: list[int] = []
-
-    async def scenario() -> None:
-        way = Bridge()
-        way.connect()
-        threading.Timer(0.02, way.tell, (told.append, 1)).start()
-        start_s = time.monotonic()
-        doze(10)
-        assert 0.01 < time.monotonic() - start_s < 5
-        await asyncio.sleep(0)
-
-    run(scenario())
-    assert told == [1]
-
-
-def test_it_dozes_no_longer_than_it_is_told_to() -> None:
-    start_s = time.monotonic()
-    doze(0.02)
-    assert 0.015 < time.monotonic() - start_s < 5
-
-
-def test_it_does_not_doze_while_a_thread_waits_for_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "_BREATH_S", 10)
-
-    async def scenario() -> None:
-        way = Bridge()
-        way.connect()
-        waiting = threading.Thread(target=way.breathe)
-        waiting.start()
-        waiting.join(0.02)  # in which it asks for them
-        start_s = time.monotonic()
-        doze(10)
-        assert time.monotonic() - start_s < 5
-        await asyncio.to_thread(waiting.join)
-
-    run(scenario())

@@ -11,7 +11,7 @@ from service.coalescing import LONGEST_REST_S, Coalescing
 def slept_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it has slept, which takes no time here."""
     slept: list[float] = []
-    monkeypatch.setattr("service.coalescing.doze", slept.append)
+    monkeypatch.setattr("service.coalescing.time.sleep", slept.append)
     return slept
 
 
