@@ -10,34 +10,36 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from tests.server import link_models, running
-from tests.service.faulty_service import HELD
+from tests.service.faulty_service import HELD, SLOW
 from tests.service.inference import ask, tensor
 from tests.service.refusal import assert_refused, hidden_states, post
 
-ROWS = np.zeros((1, 3, 8), np.float32)
-SHORT = tensor("hidden_states", ROWS)
+ROWS, SLOW_ROWS = np.zeros((1, 3, 8), np.float32), np.zeros((1, SLOW, 8), np.float32)
 LATE = "expected an answer within the request's timeout, but it was not computed by then"
+Rows = NDArray[np.float32]
 Ask = Callable[..., httpx.Response]
 
 
-def infer(client: httpx.Client, output: str = "query", **urgency: float) -> httpx.Response:
+def infer(client: httpx.Client, output: str = "query", rows: Rows = ROWS, **urgency: float) -> httpx.Response:
     """On /v2, whose `timeout` is in microseconds."""
     if "timeout_s" in urgency:
         urgency["timeout"] = int(urgency.pop("timeout_s") * 1e6)
-    return ask(client, SHORT, model="tiny.probes", outputs=[{"name": output}], parameters=urgency)
+    asked = tensor("hidden_states", rows)
+    return ask(client, asked, model="tiny.probes", outputs=[{"name": output}], parameters=urgency)
 
 
-def forward(client: httpx.Client, output: str = "query", **urgency: float) -> httpx.Response:
-    body = {"hidden_states": ROWS.tolist(), "outputs": [output], **urgency}
+def forward(client: httpx.Client, output: str = "query", rows: Rows = ROWS, **urgency: float) -> httpx.Response:
+    body = {"hidden_states": rows.tolist(), "outputs": [output], **urgency}
     return client.post("/v1/models/tiny/forward", json=body)
 
 
-def forward_bytes(client: httpx.Client, output: str = "query", **urgency: float) -> httpx.Response:
+def forward_bytes(client: httpx.Client, output: str = "query", rows: Rows = ROWS, **urgency: float) -> httpx.Response:
     fields = {name: orjson.dumps(value).decode() for name, value in {"outputs": [output], **urgency}.items()}
-    return post(client, save({"hidden_states": ROWS}, fields), content_type="application/x-safetensors")
+    return post(client, save({"hidden_states": rows}, fields), content_type="application/x-safetensors")
 
 
 FACES = [infer, forward, forward_bytes]
@@ -84,7 +86,7 @@ def test_who_has_priority_is_answered_first(slow: httpx.Client) -> None:
     finished: list[int] = []
 
     def ask_with(face: Ask, priority: int, output: str) -> None:  # who asks for fewer layers shares no batch
-        assert face(slow, output, priority=priority).status_code == httpx.codes.OK
+        assert face(slow, output, SLOW_ROWS, priority=priority).status_code == httpx.codes.OK
         finished.append(priority)
 
     with busy(slow, HELD):
