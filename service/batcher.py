@@ -142,7 +142,7 @@ class Batcher(Generic[Item, Result]):
             self._batch, taken_s = self._queue.take(), time.monotonic()
             if self._batch:
                 self._answer(self._batch)
-                if self._queue.load.tokens < self._engine.batch_tokens:
+                if self._queue.load.tokens < self._engine.batch_tokens:  # the next batch may become larger by it
                     self._loop.breathe()
                 elif self._engine.takes_all_cores and not has_refused():
                     self._loop.breathe(_FULL_BREATH * (time.monotonic() - taken_s))

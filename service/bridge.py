@@ -8,7 +8,7 @@ from typing import TypeVarTuple, Unpack
 
 Arguments = TypeVarTuple("Arguments")
 _TURNS, _BREATH_S = 8, 0.02  # of the event loop in a breath, and how long they may take
-_refused = threading.Event()
+_refused = threading.Event()  # for all models: the door is one
 
 
 class Bridge:
