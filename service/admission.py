@@ -104,7 +104,7 @@ class Door:
             raise
 
     async def through(
-        self, scope: Scope, receive: Receive, work: Callable[[bytes], Coroutine[Any, Any, T]]
+        self, scope: Scope, receive: Receive, work: Callable[[bytes | memoryview], Coroutine[Any, Any, T]]
     ) -> T | None:
         """Reads a request's body, and has it worked on; None if its client left before that was done.
 
@@ -122,9 +122,9 @@ class Door:
         finally:
             self._leave(scope)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | memoryview | None:
         """The whole body; None if the client left before it was sent."""
-        body: bytes | None = scope.pop("body", None)
+        body: bytes | memoryview | None = scope.pop("body", None)
         if body is not None:  # it came with its head
             if len(body) > self._settings.max_body_bytes:
                 raise _too_large(self._settings)
@@ -161,7 +161,7 @@ class Door:
         if scope.pop("under_way", False):
             self._places.leave()
 
-    async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, scope: Scope, body: bytes | memoryview, receive: Receive, send: Send) -> None:
         """Runs the application; the request's place is free before its last byte goes."""
         unread: Message | None = {"type": "http.request", "body": body, "more_body": False}
 

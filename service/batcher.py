@@ -143,9 +143,9 @@ class Batcher(Generic[Item, Result]):
             if self._batch:
                 self._answer(self._batch)
                 if self._queue.load.tokens < self._engine.batch_tokens:  # the next batch may become larger by it
-                    self._loop.breathe()
+                    self._queue.rest(self._loop.tell_behind)
                 elif self._engine.takes_all_cores and not has_refused():
-                    self._loop.breathe(_FULL_BREATH * (time.monotonic() - taken_s))
+                    self._queue.rest(self._loop.tell_behind, _FULL_BREATH * (time.monotonic() - taken_s))
             elif closing or self._ended.is_set():
                 break
             elif not self._closing:  # else look again: a take may have cleared its wake
@@ -197,7 +197,7 @@ class Batcher(Generic[Item, Result]):
         for entry, result in zip(run.batch, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(Answer(result, run.started_s - entry.submitted_s, run_s))
-        self._metrics.observe_batch([entry.length for entry in run.batch], run_s)
+        asyncio.get_running_loop().call_soon(self._metrics.observe_batch, [e.length for e in run.batch], run_s)
 
     def _expire(self, entry: Entry[Item, Result]) -> None:
         message = "expected an answer within the request's timeout, but it was not computed by then"

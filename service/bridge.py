@@ -1,18 +1,17 @@
 """From a thread to the event loop and back."""
 
 import asyncio
-import math
 import threading
 from collections.abc import Callable
 from typing import TypeVarTuple, Unpack
 
 Arguments = TypeVarTuple("Arguments")
-_TURNS, _BREATH_S = 8, 0.02  # of the event loop in a breath, and how long they may take
+_TURNS = 8  # of the event loop in a breath
 _refused = threading.Event()  # for all models: the door is one
 
 
 class Bridge:
-    """Lets a thread call into an event loop, and wait until that has caught up."""
+    """Lets a thread call into an event loop, at once or when that has caught up."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -31,25 +30,19 @@ class Bridge:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def breathe(self, most_s: float = math.inf) -> None:
-        """Waits for a few turns of the event loop: what it was told is done, and what came meanwhile is read.
+    def tell_behind(self, function: Callable[[], None]) -> None:
+        """Calls in the event loop after a few turns: what it was told is done then, and what came meanwhile is read.
 
         There is no window in it: turns of a loop that has nothing to do take no time. Why it pays is in
         docs/decisions/0022.
-
-        Args:
-            most_s: after which it does not wait for them any longer.
         """
-        behind = threading.Lock()
-        behind.acquire()
-        self.tell(self._turn, _TURNS, behind)
-        behind.acquire(timeout=min(most_s, _BREATH_S))
+        self.tell(self._turn, _TURNS, function)
 
-    def _turn(self, turns: int, behind: threading.Lock) -> None:
+    def _turn(self, turns: int, function: Callable[[], None]) -> None:
         if turns and self._loop is not None:
-            self._loop.call_soon(self._turn, turns - 1, behind)
+            self._loop.call_soon(self._turn, turns - 1, function)
         else:
-            behind.release()
+            function()
 
 
 def note_refusal() -> None:

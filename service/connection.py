@@ -9,6 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.errors import GlassblockError, UnavailableError
+from service.framing import late
 from service.heads import Heads
 from service.inlet import Inlet, Scope
 from service.logs import CLIENT_GONE, choose_request_id, note_request
@@ -74,8 +75,7 @@ class Connection(Inlet):
             self._serve(self.pipeline.pop()[0])
         elif self._phase == "whole":
             self._phase = "idle"
-        if self._deadline.at_s == math.inf:
-            self._await_client()
+        self._await_client()
 
     def _begin(self) -> None:
         """Has the request served that has just come, or refuses it by its head; those behind it in its packet wait."""
@@ -86,7 +86,8 @@ class Connection(Inlet):
             try:
                 self.admit(scope)
             except GlassblockError as error:
-                self._unserved, self._pieces = None, []
+                self._unserved = None
+                self._body.pop()
                 self._refuse(cycle, error)
                 return
         waits = "admitted" in scope and "probe" not in scope and scope["length"] is not None
@@ -100,7 +101,7 @@ class Connection(Inlet):
             self._patience.cancel()
             self._patience = None
         if (cycle := self._unserved) is not None:
-            self._pass_pieces()
+            self._pass_body()
             self._unserved = None
             self._serve(cycle)
 
@@ -169,6 +170,27 @@ class Connection(Inlet):
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
+
+    def _await_client(self) -> None:
+        """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
+        if self._deadline.at_s < math.inf:
+            return
+        if self._phase == "idle":
+            self._deadline.set(self.settings.idle_timeout_s)
+        elif self.pipeline:
+            return  # nothing is read
+        elif self._phase == "head":
+            self._deadline.set(self.settings.header_timeout_s)
+        elif self._phase == "body":
+            self._deadline.set(self.settings.body_timeout_s)
+
+    def _on_late(self) -> None:
+        if self._phase == "idle":
+            self._hang_up()
+        elif self._phase == "lingers":
+            self.transport.abort()
+        else:
+            self._break(late(self._phase, self.settings))
 
     def shutdown(self) -> None:
         """Closes an idle connection soon: what comes until then is told so; a busy one closes after its answer."""

@@ -14,6 +14,7 @@ from service.recent import Recent
 
 _MOST_HEADS, _MOST_BYTES = 256, 2048  # that are remembered, and of one of them
 _END = b"\r\n\r\n"
+_LEAD, _LEAD_DIGITS = b"inference-header-content-length", 9
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _SECRETS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 
@@ -31,6 +32,7 @@ class Head(NamedTuple):
         headers: names in lower case, and values.
         fields: the same, combined.
         length: of the body in bytes; None if the head does not say.
+        lead: bytes of the body before its first tensor, as far as a head can say.
     """
 
     method: str
@@ -42,6 +44,7 @@ class Head(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     fields: Mapping[bytes, bytes]
     length: int | None = None
+    lead: int = 0
 
     def scope(self) -> dict[str, Any]:
         """That of a request that begins now, for ASGI, and beside its keys `fields`, `length` and `start_s`."""
@@ -88,6 +91,7 @@ def read_head(
         fields=fields,
         # Without the zeros before it, as many as a client likes, where Python reads 4,300 digits.
         length=int(length.lstrip(b"0") or b"0") if length.isdigit() else None,
+        lead=int(lead) if (lead := fields.get(_LEAD, b"")).isdigit() and len(lead) <= _LEAD_DIGITS else 0,
     )
 
 
@@ -97,19 +101,19 @@ class Heads:
     def __init__(self) -> None:
         self._heads = Recent[Head](_MOST_HEADS)
 
-    def find(self, data: bytes) -> tuple[Head, memoryview] | None:
+    def find(self, data: memoryview) -> tuple[Head, memoryview] | None:
         """The head of a request, and what has come of its body, if the head is remembered.
 
         Args:
             data: what came where a request begins; of more than one whole request none is found.
         """
-        end = data.find(_END, 0, _MOST_BYTES) + len(_END)
-        found = self._heads.get(data[:end])
+        end = (start := bytes(data[:_MOST_BYTES])).find(_END) + len(_END)
+        found = self._heads.get(start[:end])
         if found is None or len(data) > end + (found.length or 0):
             return None
-        return found, memoryview(data)[end:]
+        return found, data[end:]
 
-    def learn(self, data: bytes, head: Head, body_bytes: int) -> None:
+    def learn(self, data: memoryview, head: Head, body_bytes: int) -> None:
         """Remembers a head that the parser has found in these bytes, where they are its request alone.
 
         Args:
@@ -117,8 +121,8 @@ class Heads:
             head: of the last of them.
             body_bytes: of its body that have come.
         """
-        end = data.find(_END, 0, _MOST_BYTES) + len(_END)
+        end = (start := bytes(data[:_MOST_BYTES])).find(_END) + len(_END)
         # Behind the first head there is nothing but the last one's body: they are the same.
         alone = b"transfer-encoding" not in head.fields and body_bytes == len(data) - end <= (head.length or 0)
         if alone and head.keeps_alive and _SECRETS.isdisjoint(head.fields):
-            self._heads.put(data[:end], head)
+            self._heads.put(start[:end], head)

@@ -12,8 +12,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.deadline import Deadline
 from service.errors import GlassblockError
 from service.flow import Flow
-from service.framing import combine, examine, explain, hold_url, late, too_many_lines, too_much
+from service.framing import combine, examine, explain, hold_url, too_many_lines, too_much
 from service.heads import NO_HEAD, Head, Heads, read_head
+from service.reader import Body, Reader
 from service.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -50,8 +51,9 @@ class Inlet(HttpToolsProtocol):
         self._held_bytes = self._discarded_bytes = 0
         self._leaving = False
         self._unserved: RequestResponseCycle | None = None
-        self._pieces: list[bytes | memoryview] = []  # of the body of `_unserved`
+        self._body = Body()  # of `_unserved`
         self._body_bytes = self._missing_bytes = 0  # that have come, and that are to come behind a head that was known
+        transport.set_protocol(Reader(self))
 
     @abstractmethod
     def _begin(self) -> None:
@@ -65,14 +67,22 @@ class Inlet(HttpToolsProtocol):
     def _hang_up(self) -> None:
         """Closes."""
 
-    def data_received(self, data: bytes) -> None:
-        """Feeds the parser, unless the client has been refused already."""
+    @abstractmethod
+    def _await_client(self) -> None:
+        """Sets the deadline of what the client owes, if there is none."""
+
+    @abstractmethod
+    def _on_late(self) -> None:
+        """It has not come in time."""
+
+    def data_received(self, data: memoryview) -> None:  # type: ignore[override]
+        """Feeds the parser, unless the client has been refused already; the bytes are there for this call only."""
         self.stir()
         if (before := self._phase) in {"broken", "lingers"}:
             self._discard(len(data))
             return
         if self._missing_bytes:
-            self._go_on(memoryview(data))
+            self._go_on(data)
             return
         if before == "idle" and (known := self.heads.find(data)) is not None:
             self._take(*known)
@@ -87,7 +97,7 @@ class Inlet(HttpToolsProtocol):
             return
         if self._held_bytes > self.settings.max_header_bytes:
             self._break(too_much(self._phase, self.settings))
-        elif self._deadline.at_s == math.inf:
+        else:
             self._await_client()
         if before == "idle" and self._phase in {"body", "whole"}:
             self.heads.learn(data, self._head, self._body_bytes)
@@ -105,6 +115,8 @@ class Inlet(HttpToolsProtocol):
             return
         self._enter("body")
         self._missing_bytes = head.length or 0
+        if self.cycle is self._unserved:
+            self._body.expect(self._missing_bytes, head.lead)
         self._go_on(body)
 
     def _go_on(self, data: memoryview) -> None:
@@ -113,13 +125,29 @@ class Inlet(HttpToolsProtocol):
         self._missing_bytes -= len(piece)
         if piece:
             self.on_body(piece)
+        self._look_on()
+        if rest:
+            self.data_received(rest)
+
+    def room(self) -> memoryview | None:
+        """Where to read the rest of a body to, of which `fill` tells; None: `data_received` is to be given it."""
+        return self._body.room() if self._missing_bytes and self._phase == "body" else None
+
+    def fill(self, size: int) -> None:
+        """So many bytes have been read there."""
+        self.stir()
+        self._held_bytes = 0
+        self._body_bytes += size
+        self._body.fill(size)
+        self._missing_bytes -= size
+        self._look_on()
+
+    def _look_on(self) -> None:
+        """More of a body has come, behind a head that was known."""
         if not self._missing_bytes:
             self.on_message_complete()
-        if self._deadline.at_s == math.inf:
-            self._await_client()
+        self._await_client()
         self._begin()
-        if rest:
-            self.data_received(bytes(rest))
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -178,21 +206,19 @@ class Inlet(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._discard(len(body))
         elif self.cycle is self._unserved:
-            self._pieces.append(body)
+            self._body.add(body)
         else:
             super().on_body(body)  # type: ignore[arg-type]  # which a bytearray takes either way
 
-    def _pass_pieces(self) -> None:
+    def _pass_body(self) -> None:
         """Puts what has come of a body that is not whole where uvicorn has it."""
-        for piece in self._pieces:
-            super().on_body(piece)  # type: ignore[arg-type]
-        self._pieces = []
+        if (body := self._body.pop()) is not None:
+            super().on_body(body)  # type: ignore[arg-type]
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
-        if self._pieces:
-            self.scope["body"] = b"".join(self._pieces)
-            self._pieces = []
+        if (body := self._body.pop()) is not None:
+            self.scope["body"] = body
         super().on_message_complete()
         self._enter("idle" if self.cycle.response_complete else "whole")
         self.flow.resume_reading()  # which a large last piece has stopped: the client's leaving would go unseen
@@ -201,25 +227,6 @@ class Inlet(HttpToolsProtocol):
         self._phase = phase
         self._deadline.at_s = math.inf
         self._held_bytes = 0
-
-    def _await_client(self) -> None:
-        """Sets the deadline of what the client owes; none while requests before it keep it waiting."""
-        if self._phase == "idle":
-            self._deadline.set(self.settings.idle_timeout_s)
-        elif self.pipeline:
-            return  # nothing is read
-        elif self._phase == "head":
-            self._deadline.set(self.settings.header_timeout_s)
-        elif self._phase == "body":
-            self._deadline.set(self.settings.body_timeout_s)
-
-    def _on_late(self) -> None:
-        if self._phase == "idle":
-            self._hang_up()
-        elif self._phase == "lingers":
-            self.transport.abort()
-        else:
-            self._break(late(self._phase, self.settings))
 
     def _break(self, error: GlassblockError) -> None:
         """Has an error answered, after the requests before it; nothing more is read."""

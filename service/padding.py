@@ -28,7 +28,10 @@ def choose(lengths: list[int], cost: Cost) -> list[int]:
     """
     # By length, and of one length the first in line nearest to the leader.
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i if lengths[i] >= lengths[0] else -i))
-    low = high = order.index(0)
+    low = order.index(0)
+    # Those as long as the leader save a whole start each, more than any other can.
+    within = cost.batch_tokens // max(lengths[0], MIN_POSITIONS)
+    high = low + max(1, min(lengths.count(lengths[0]), within)) - 1
     while True:
         size, longest = high - low + 1, max(lengths[order[high]], MIN_POSITIONS)
         saved = {
@@ -55,7 +58,7 @@ def pad(sequences: list[Sequence], *, positions: bool = False) -> Batch:
         sequences: of one model.
         positions: whether the batch is to have `position_ids`: those of each sequence, or 0, 1, 2 and so on.
     """
-    longest = max(MIN_POSITIONS, *(len(sequence) for sequence in sequences))
+    longest = max(MIN_POSITIONS, *[len(sequence) for sequence in sequences])
     position_ids = _positions(sequences, longest) if positions else None
     if len(sequences) == 1 and len(sequences[0]) == longest:
         alone = sequences[0]

@@ -33,7 +33,7 @@ _MANY_ITEMS = ThreadPoolExecutor(1, "many-items")  # of shorter texts, which do 
 class Codec(Protocol):
     """A wire format: a module of `service.codec`, or a value of one where the answer depends on how it was asked."""
 
-    def decode(self, body: bytes) -> Tensors:
+    def decode(self, body: bytes | memoryview) -> Tensors:
         """Reads a request; raises LongTextError where that is to be done in a thread."""
 
     def encode(self, result: BlockResult, model: str, version: str) -> bytes:
@@ -50,7 +50,7 @@ class Timings(NamedTuple):
 
 
 async def answer(
-    model: Model, body: bytes, codec: Codec, settings: Settings, *, padded: bool = False
+    model: Model, body: bytes | memoryview, codec: Codec, settings: Settings, *, padded: bool = False
 ) -> tuple[bytes, Timings]:
     """Answers one request: decode, check, ticket, submit, view, encode.
 
@@ -78,7 +78,7 @@ async def answer(
 
 
 async def _answer(
-    model: Model, body: bytes, codec: Codec, settings: Settings, *, padded: bool
+    model: Model, body: bytes | memoryview, codec: Codec, settings: Settings, *, padded: bool
 ) -> tuple[bytes, Timings]:
     start_s = time.perf_counter()
     tensors = await _decode(body, codec)
@@ -97,7 +97,7 @@ async def _answer(
     return data, Timings(decoded_s - start_s, result.queue_s, result.run_s, time.perf_counter() - run_s)
 
 
-async def _decode(body: bytes, codec: Codec) -> Tensors:
+async def _decode(body: bytes | memoryview, codec: Codec) -> Tensors:
     if len(body) >= _OFF_LOOP_BYTES:
         return await _convert(len(body), _LONG_TEXTS, _decode_wholly, body, codec)
     try:
@@ -107,7 +107,7 @@ async def _decode(body: bytes, codec: Codec) -> Tensors:
     return await _convert(_OFF_LOOP_BYTES, _MANY_ITEMS, go_on)
 
 
-def _decode_wholly(body: bytes, codec: Codec) -> Tensors:
+def _decode_wholly(body: bytes | memoryview, codec: Codec) -> Tensors:
     try:
         return codec.decode(body)
     except LongTextError as error:

@@ -6,13 +6,13 @@ that can be told: whoever comes later than an entry's place is behind it for goo
 """
 
 import asyncio
-import bisect
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Generic, NamedTuple
 
@@ -22,6 +22,7 @@ PRIORITY_STEP_S = 1.0  # that one priority less may be overtaken for
 PATIENCE = 10.0  # times its own run's cost that an entry may be overtaken for
 _WINDOW_S, _DOUBT_S = 5.0, 0.1  # of runs that a pace is taken from, and that say little of it yet
 _MOST_PACE = 100.0  # of one run: more is a stall
+_REST_S = 0.02  # that the event loop's turns may take
 _CANDIDATES = 512  # of one kind, first in line, that a batch is chosen from
 
 
@@ -98,7 +99,9 @@ class Queue(Generic[Item, Result]):
         self._on_gone = on_gone
         self._inbox: deque[Entry[Item, Result]] = deque()
         self._line: list[Entry[Item, Result]] = []
-        self._arrived = threading.Event()
+        self._bell = threading.Lock()  # free: who waits may go on; the loop alone frees it, the thread alone takes it
+        self._bell.acquire()
+        self._hold: object | None = None  # while a rest is to go on: that rest
         # Each sum is written by one side alone: `+=` from two threads could lose one.
         self._tokens_in = self._tokens_out = 0
         self._seconds_in = self._seconds_out = 0.0
@@ -123,22 +126,43 @@ class Queue(Generic[Item, Result]):
         self._tokens_in += entry.length
         self._seconds_in += entry.cost_s
         self._inbox.append(entry)
-        self.wake()
+        if self._hold is None:
+            self.wake()
 
     def wake(self) -> None:
-        """Ends a `wait`, or the next one."""
-        if not self._arrived.is_set():
-            self._arrived.set()
+        """Ends a `wait` or a `rest`, or the next `wait`; from the event loop."""
+        if self._bell.locked():
+            self._bell.release()
+
+    def rest(self, tell_behind: Callable[[Callable[[], None]], None], most_s: float = _REST_S) -> None:
+        """Waits until something is there and the event loop has had its turns, or for some time.
+
+        Args:
+            tell_behind: calls in the event loop after these turns.
+            most_s: after which it returns in any case.
+        """
+        self._hold = held = object()
+        self._bell.acquire(blocking=False)  # what was put in until now does not end it either
+        tell_behind(partial(self._let_go, held))
+        self._bell.acquire(timeout=min(most_s, _REST_S))
+        self._hold = None
+
+    def _let_go(self, held: object) -> None:
+        if self._hold is held:
+            self._hold = None
+            if self._tokens_in != self._tokens_out:
+                self.wake()
 
     def wait(self) -> None:
         """Returns once something has been put in since the last `take`, or someone has called `wake`."""
-        self._arrived.wait()
+        self._bell.acquire()
 
     def take(self) -> list[Entry[Item, Result]]:
         """Removes the next batch, empty if nothing waits; entries that nobody waits for are dropped."""
-        self._arrived.clear()
+        self._bell.acquire(blocking=False)
         while self._inbox:
-            bisect.insort(self._line, self._inbox.popleft(), key=_PLACE)
+            self._line.append(self._inbox.popleft())
+        self._line.sort(key=_PLACE)
         now_s = time.monotonic()
         live: list[Entry[Item, Result]] = []
         gone: list[Entry[Item, Result]] = []

@@ -68,7 +68,7 @@ class Direct:
             _log.error("a request failed", route=route.path, exc_info=error)
             return turn_away(scope, bug())
 
-    async def _call(self, route: APIRoute, scope: Scope, body: bytes) -> Reply:
+    async def _call(self, route: APIRoute, scope: Scope, body: bytes | memoryview) -> Reply:
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
 

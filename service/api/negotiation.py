@@ -31,7 +31,7 @@ class Formats:
         """Whether an answer's sequences share a rectangle."""
         return self.writes == safetensors.MEDIA_TYPE
 
-    def decode(self, body: bytes) -> Tensors:
+    def decode(self, body: bytes | memoryview) -> Tensors:
         """Reads a request."""
         return _CODECS[self.reads].decode(body)
 

@@ -75,7 +75,7 @@ async def forward_version(request: Request, model: str, version: str) -> Reply:
 
 async def _answer(request: Request, found: Model) -> Reply:
     formats = negotiate(request.scope["fields"])
-    body: bytes = (await request.receive())["body"]  # whole, by the door; request.body() would copy it
+    body: bytes | memoryview = (await request.receive())["body"]  # whole, by the door; request.body() would copy it
     data, timings = await answer(found, body, formats, request.app.state.settings, padded=formats.padded)
     return Reply(200, {"Content-Type": formats.writes, "Vary": VARY, **describe(found, timings)}, data)
 

@@ -150,7 +150,7 @@ async def _answer(request: Request, asked: Asked) -> Reply:
     length = _header_length(fields.get(_LENGTH))
     came = check_encoding(fields.get(b"content-encoding", b"").decode("latin-1"))
     wanted = choose_encoding(fields.get(b"accept-encoding", b"").decode("latin-1"))
-    body: bytes = (await request.receive())["body"]  # whole, by the door
+    body: bytes | memoryview = (await request.receive())["body"]  # whole, by the door
     if came:
         body = await _inflate(request, body, came)
         asked = _find(request, asked.name)  # which may have been loaded anew meanwhile
@@ -167,7 +167,7 @@ async def _answer(request: Request, asked: Asked) -> Reply:
     return Reply(200, headers, data)
 
 
-async def _inflate(request: Request, body: bytes, encoding: str) -> bytes:
+async def _inflate(request: Request, body: bytes | memoryview, encoding: str) -> bytes:
     """The body as it was; what it takes beyond what the door has counted is counted too, and given back by the door."""
     state = request.app.state
     whole = await asyncio.to_thread(inflate, body, encoding, state.settings.max_body_bytes)

@@ -54,7 +54,7 @@ def choose_encoding(accepted: str) -> str:
     raise NotAcceptableError(message, code="not_acceptable", at="Accept-Encoding")
 
 
-def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def inflate(body: bytes | memoryview, encoding: str, max_bytes: int) -> bytes:
     """What was compressed; stops as soon as it is more than the limit.
 
     Raises:

@@ -67,7 +67,7 @@ class Exchange:
     _known: Known | None = None
     _new: Tensors | None = None  # of a head that may be remembered, by their key
 
-    def decode(self, body: bytes) -> Tensors:
+    def decode(self, body: bytes | memoryview) -> Tensors:
         """Reads a request.
 
         Raises:
@@ -82,7 +82,7 @@ class Exchange:
         if length > len(body):
             message = f"expected a body of at least {length} bytes, as the header says, got {len(body)}"
             raise UnreadableError(message, code="size_mismatch", at=HEADER_LENGTH)
-        text = body if length == len(body) else body[:length]
+        text = bytes(body[:length])
         if self.header_length is None:
             return self._read(text, None)
         behind = memoryview(body)[length:]
@@ -156,7 +156,7 @@ class Exchange:
         pieces: list[Any] = [np.ascontiguousarray(array) for array in behind]  # arrays are bytes to join()
         return b"".join((head, *pieces))
 
-    def _decode_raw(self, body: bytes) -> Tensors:
+    def _decode_raw(self, body: bytes | memoryview) -> Tensors:
         """The body as one float32 sequence; every output of the metadata comes back as bytes."""
         position_bytes = 4 * self.spec.hidden_size
         if not body or len(body) % position_bytes:

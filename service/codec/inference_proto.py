@@ -64,7 +64,7 @@ class ProtoExchange:
     probes: bool
     _head: Head = _EMPTY
 
-    def decode(self, body: bytes) -> Tensors:
+    def decode(self, body: bytes | memoryview) -> Tensors:
         """Reads a ModelInferRequest.
 
         Raises:
@@ -73,7 +73,7 @@ class ProtoExchange:
             UnsupportedError: asks for what this server does not have.
         """
         try:
-            request = ModelInferRequest.FromString(body)
+            request = ModelInferRequest.FromString(bytes(body))
         except DecodeError:
             raise proto_wire.unreadable() from None
         self._head = head = _read_head(request)

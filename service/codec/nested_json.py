@@ -43,7 +43,7 @@ FIELDS = (
 )  # fmt: skip
 
 
-def decode(body: bytes) -> Tensors:
+def decode(body: bytes | memoryview) -> Tensors:
     """Reads a request.
 
     Raises:
@@ -51,6 +51,7 @@ def decode(body: bytes) -> Tensors:
         IllegalRequestError: JSON, but not of the route's form; says where.
         LongTextError: it takes too long here.
     """
+    body = bytes(body)  # that is bytes already is not copied
     try:
         return _decode_fast(body, float_text.FEW_SEQUENCES, LONG_BYTES)
     except _NotPlainError:

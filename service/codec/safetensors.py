@@ -36,7 +36,7 @@ _INPUTS = ("hidden_states", "input_ids")
 _DTYPE_OF = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}  # of outputs
 
 
-def decode(body: bytes) -> Tensors:
+def decode(body: bytes | memoryview) -> Tensors:
     """Reads a request; tensors are views of the body, unless they are narrower than 32 bits or unaligned.
 
     Raises:
@@ -49,7 +49,7 @@ def decode(body: bytes) -> Tensors:
     return _decode(body)
 
 
-def _decode(body: bytes) -> Tensors:
+def _decode(body: bytes | memoryview) -> Tensors:
     fields, entries, data = read_header(body)
     changes = {name: entries.pop(name) for name in [*entries] if name not in AXES}
     arrays = {name: _view(data, entry) for name, entry in entries.items()}

@@ -78,7 +78,7 @@ class Header(NamedTuple):
     data: memoryview
 
 
-def read_header(body: bytes) -> Header:
+def read_header(body: bytes | memoryview) -> Header:
     """Reads all of a request but its tensors.
 
     Raises:
@@ -94,7 +94,7 @@ def read_header(body: bytes) -> Header:
     return Header(fields, tensors, data)
 
 
-def _split(body: bytes) -> tuple[bytes, memoryview]:
+def _split(body: bytes | memoryview) -> tuple[bytes, memoryview]:
     """The header, of a length that is allowed, and what is behind it."""
     behind = len(body) - LENGTH_BYTES
     if behind < 0:
@@ -104,7 +104,7 @@ def _split(body: bytes) -> tuple[bytes, memoryview]:
     if length > min(behind, MAX_HEADER_BYTES):
         message = f"expected a header of at most {min(behind, MAX_HEADER_BYTES):,} bytes, got {length:,}"
         raise UnreadableError(message, code="size_mismatch", at="header")
-    header = body[LENGTH_BYTES : LENGTH_BYTES + length]
+    header = bytes(body[LENGTH_BYTES : LENGTH_BYTES + length])
     if not header.startswith(b"{"):
         raise UnreadableError("expected a header that begins with {", code="invalid_json", at="header")
     return header, memoryview(body)[LENGTH_BYTES + length :]

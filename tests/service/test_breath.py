@@ -10,7 +10,8 @@ import pytest
 
 from service.bridge import has_refused
 from service.coalescing import Coalescing
-from tests.service.fake_runs import FakeEngine, GatedRun, started
+from service.queue import _REST_S
+from tests.service.fake_runs import FakeEngine, GatedRun, started, until
 
 FULL = FakeEngine.batch_tokens  # positions of a batch that a larger one is no faster than
 RUN_S = 0.04
@@ -56,7 +57,9 @@ def test_a_full_batch_waits_for_the_loops_turns_where_its_run_takes_all_cores_an
 
     async def scenario() -> None:
         async with started(timed, lambda _: [0], takes_all_cores=takes_all_cores) as batcher:
-            futures = [batcher.submit(item, None, FULL) for item in range(3)]
+            futures = [batcher.submit(0, None, FULL)]
+            await until(lambda: timed.batches)
+            futures += [batcher.submit(item, None, FULL) for item in (1, 2)]  # while it is being run
             futures[0].add_done_callback(work_in_the_loop)
             has_refused()  # in another test
             if refused:
@@ -65,6 +68,16 @@ def test_a_full_batch_waits_for_the_loops_turns_where_its_run_takes_all_cores_an
 
     run(scenario())
     assert (begun == [1]) == (takes_all_cores and not refused)
+
+
+def test_what_is_left_in_line_is_run_right_behind_the_loops_turns() -> None:
+    async def scenario() -> None:
+        async with started(GatedRun(), lambda _: [0]) as batcher:
+            start_s = time.monotonic()
+            await asyncio.gather(*[batcher.submit(item, None, 1) for item in range(50)])
+            assert time.monotonic() - start_s < 50 * _REST_S / 2
+
+    run(scenario())
 
 
 def test_a_full_batch_waits_for_a_busy_loop_no_longer_than_a_part_of_a_run() -> None:

@@ -19,4 +19,4 @@ def test_arrays_count_once_each_for_as_long_as_they_are_there() -> None:
 def test_the_small_ones_of_a_group_are_counted_as_one_so_that_their_end_is_no_work() -> None:
     held, group = Held(), [np.zeros(1, np.float32) for _ in range(1000)]
     held.add([group])
-    assert (held.bytes, len(held._sizes)) == (4000, 1)
+    assert (held.bytes, len(held._arrays)) == (4000, 1)
