@@ -98,7 +98,8 @@ class Held:
     @property
     def bytes(self) -> int:
         """Of all that is still there."""
-        return sum(list(self._sizes.values())) + sum([size for _, size in list(self._arrays.values())])
+        of_arrays = sum([size for _, size in list(self._arrays.values())]) if self._arrays else 0
+        return of_arrays + sum(list(self._sizes.values()))
 
 
 @contextmanager

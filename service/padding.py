@@ -58,11 +58,16 @@ def pad(sequences: list[Sequence], *, positions: bool = False) -> Batch:
         sequences: of one model.
         positions: whether the batch is to have `position_ids`: those of each sequence, or 0, 1, 2 and so on.
     """
-    longest = max(MIN_POSITIONS, *[len(sequence) for sequence in sequences])
+    lengths = {len(sequence) for sequence in sequences}
+    longest = max(MIN_POSITIONS, *lengths)
     position_ids = _positions(sequences, longest) if positions else None
     if len(sequences) == 1 and len(sequences[0]) == longest:
         alone = sequences[0]
         return Batch(alone.hidden_states[None], alone.attention_mask[None].astype(np.int64), position_ids)
+    if lengths == {longest}:  # in half the time
+        hidden_states = np.stack([sequence.hidden_states for sequence in sequences])
+        masks = np.stack([sequence.attention_mask for sequence in sequences])
+        return Batch(hidden_states, masks.astype(np.int64), position_ids)
     width = sequences[0].hidden_states.shape[1]
     hidden_states = np.empty((len(sequences), longest, width), np.float32)
     attention_mask = np.zeros((len(sequences), longest), np.int64)
