@@ -26,14 +26,15 @@ def choose(lengths: list[int], cost: Cost) -> list[int]:
     Returns:
         Indices into `lengths`, ascending, 0 among them.
     """
+    lengths = [max(length, MIN_POSITIONS) for length in lengths]  # as they are run
     # By length, and of one length the first in line nearest to the leader.
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i if lengths[i] >= lengths[0] else -i))
     low = order.index(0)
     # Those as long as the leader save a whole start each, more than any other can.
-    within = cost.batch_tokens // max(lengths[0], MIN_POSITIONS)
+    within = cost.batch_tokens // lengths[0]
     high = low + max(1, min(lengths.count(lengths[0]), within)) - 1
     while True:
-        size, longest = high - low + 1, max(lengths[order[high]], MIN_POSITIONS)
+        size, longest = high - low + 1, lengths[order[high]]
         saved = {
             place: _saved_s(cost, size, longest, lengths[order[place]])
             for place in (low - 1, high + 1)
@@ -48,7 +49,7 @@ def choose(lengths: list[int], cost: Cost) -> list[int]:
 def _saved_s(cost: Cost, size: int, longest: int, length: int) -> float:
     """Seconds that one more sequence saves by joining a batch instead of running alone."""
     joined_s = cost.seconds(size + 1, max(longest, length)) - cost.seconds(size, longest)
-    return cost.seconds(1, max(length, MIN_POSITIONS)) - joined_s
+    return cost.seconds(1, length) - joined_s
 
 
 def pad(sequences: list[Sequence], *, positions: bool = False) -> Batch:

@@ -80,7 +80,8 @@ class Reader(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have been read there."""
-        if self._room is None:
+        room, self._room = self._room, None  # or it would keep the whole place while nothing comes
+        if room is None:
             self._at_once_bytes = len(_AT_ONCE) if nbytes == self._at_once_bytes else _FIRST_BYTES
             self._connection.data_received(_AT_ONCE[:nbytes])
         else:

@@ -1,5 +1,7 @@
 """Padding: what goes in comes out, and what `choose` promises."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +121,4 @@ def test_of_one_length_who_is_first_in_line_joins_first() -> None:
     assert choose([10, 8, 12, 8, 10], cost) == [0, 1, 4]
     assert choose([10, 8, 12, 8], cost) == [0, 1, 3]
     assert choose([10, 30, 9, 9, 9], cost) == [0, 2, 3]
+    assert choose([2, 1, 1, 2, 2, 1], replace(cost, batch_tokens=6)) == [0, 1, 2]  # which are run as one length

@@ -2,6 +2,8 @@
 
 import random
 import time
+import weakref
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.connection import PATIENCE_S
-from service.reader import _MOST_PLACE_BYTES, _MOST_PLACES_BYTES, Body
+from service.reader import _MOST_PLACE_BYTES, _MOST_PLACES_BYTES, Body, Reader
 from tests.server import Server
 from tests.service.refusal import GOOD
 from tests.service.wire import HEAD, connect, read_some
@@ -49,6 +51,28 @@ def test_only_so_many_bodies_get_a_place_before_they_are_there() -> None:
     bodies[0].expect(PLACE + 1, 0)
     assert bodies[0].room() is None
     assert Body._places_bytes == 0
+
+
+def test_a_connection_keeps_no_place_once_its_body_has_been_taken() -> None:
+    class Connection:
+        def __init__(self) -> None:
+            self.body = Body()
+            self.body.expect(1000, 0)
+
+        def room(self) -> memoryview | None:
+            return self.body.room()
+
+        def fill(self, size: int) -> None:
+            self.body.fill(size)
+
+    connection = Connection()
+    reader = Reader(connection)
+    reader.get_buffer(-1)[:10] = bytes(10)
+    reader.buffer_updated(10)
+    place = weakref.ref(cast("np.ndarray[Any, Any]", cast("memoryview", connection.room()).obj))
+    assert place() is not None
+    connection.body.pop()
+    assert place() is None
 
 
 @pytest.mark.parametrize("size", [300_000, PLACE - 1000, PLACE + 1000])
