@@ -173,7 +173,6 @@ class Batcher(Generic[Item, Result]):
             error, results.__traceback__ = self._explain(results, run), None  # whose frames hold it, and the batch
             return error
         self._loop.tell(self._deliver, run, results, run_s)
-        self._queue.keep_pace(batch, run_s)
         return None
 
     def _run_caught(self, run: _Run[Item, Result]) -> list[Result] | BaseException:
@@ -197,6 +196,7 @@ class Batcher(Generic[Item, Result]):
         for entry, result in zip(run.batch, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(Answer(result, run.started_s - entry.submitted_s, run_s))
+        asyncio.get_running_loop().call_soon(self._queue.keep_pace, run.batch, run_s)
         asyncio.get_running_loop().call_soon(self._metrics.observe_batch, [e.length for e in run.batch], run_s)
 
     def _expire(self, entry: Entry[Item, Result]) -> None:

@@ -15,6 +15,8 @@ _ORDER = {"scale": 0, "add": 1, "set": 2}
 
 def with_sources(sequences: Sequences[Sequence]) -> list[Sequence]:
     """The sequences, and behind them those that they take from."""
+    if not any(sequence.edits for sequence in sequences):
+        return list(sequences)
     found = {id(sequence): sequence for sequence in sequences}
     waiting = list(sequences)
     while waiting:
@@ -37,11 +39,11 @@ class Edits:
     def __init__(self, sequences: Sequences[Sequence], spec: ModelSpec) -> None:
         self._sequences = sequences
         self._spec = spec
-        self._rows = {id(sequence): row for row, sequence in enumerate(sequences)}
         self._of: dict[Output, dict[int, list[Edit]]] = {}
         for row, sequence in enumerate(sequences):
             for edit in sequence.edits:
                 self._of.setdefault(edit.output, {}).setdefault(row, []).append(edit)
+        self._rows = {id(sequence): row for row, sequence in enumerate(sequences)} if self._of else {}
 
     def __bool__(self) -> bool:
         """Whether anything is changed."""

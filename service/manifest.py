@@ -224,7 +224,7 @@ class ModelSpec(_Strict):
         """The longest sequence the graphs take; None = any. Where they take positions, these are below it."""
         return self.limits.max_sequence_length
 
-    @property
+    @cached_property
     def takes_positions(self) -> bool:
         """Whether the graphs turn queries and keys by positions that a request may give."""
         return any(tensor.name == POSITIONS for tensor in self.inputs)

@@ -26,6 +26,8 @@ def choose(lengths: list[int], cost: Cost) -> list[int]:
     Returns:
         Indices into `lengths`, ascending, 0 among them.
     """
+    if len(lengths) == 1:
+        return [0]
     lengths = [max(length, MIN_POSITIONS) for length in lengths]  # as they are run
     # By length, and of one length the first in line nearest to the leader.
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i if lengths[i] >= lengths[0] else -i))

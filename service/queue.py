@@ -116,7 +116,7 @@ class Queue(Generic[Item, Result]):
 
     def keep_pace(self, batch: list[Entry[Item, Result]], run_s: float) -> None:
         """Learns how much longer, or shorter, runs take than was predicted of their entries one by one."""
-        predicted_s = sum(entry.cost_s for entry in batch)
+        predicted_s = sum([entry.cost_s for entry in batch])
         kept = math.exp(-predicted_s / _WINDOW_S)
         self._ran_s = kept * self._ran_s + min(run_s, _MOST_PACE * predicted_s)
         self._predicted_s = kept * self._predicted_s + predicted_s
@@ -190,5 +190,5 @@ class Queue(Generic[Item, Result]):
             self._on_gone(gone)
 
     def _count_out(self, entries: list[Entry[Item, Result]]) -> None:
-        self._tokens_out += sum(entry.length for entry in entries)
-        self._seconds_out += sum(entry.cost_s for entry in entries)
+        self._tokens_out += sum([entry.length for entry in entries])
+        self._seconds_out += sum([entry.cost_s for entry in entries])

@@ -124,7 +124,7 @@ class Runner:
         """
         every, stop = with_sources(sequences), stop or Stop()
         views = tuple([view for sequence in sequences for view in sequence.views])  # some have block_output alone
-        depth, edits = self.depth(views, edited=any(s.edits for s in every)), Edits(every, self._spec)
+        depth = self.depth(views, edited=bool(edits := Edits(every, self._spec)))
         batch = pad(every, positions=self._spec.takes_positions)
         size, length = batch.attention_mask.shape
         self._hold_answers(views, size, length)
@@ -141,16 +141,17 @@ class Runner:
 
     def _hold_answers(self, views: Iterable[View], size: int, length: int) -> None:
         """Refuses arrays that do not fit beside those under way; where there are none, any fit."""
+        if not (held_bytes := _ANSWERS.bytes):
+            return
         more = 0
         for view, count in Counter(views).items():
             whole = not view.cut and view.reduction is None  # a part of the batch's array, which is kept
             more += view_bytes(view, self._spec.tensor(view.output), {length: size if whole else count}, padded=False)
-        hold_answers(_ANSWERS.bytes, more, self._settings)
+        hold_answers(held_bytes, more, self._settings)
 
     def _run_model(self, batch: Batch, sequences: list[Sequence], stop: Stop) -> list[tuple[Found, ...]]:
         values = self._model.run([FINAL_OUTPUT], feeds_of(batch.hidden_states, batch), stop)[0]
-        tensor = self._spec.tensor(_FINAL)
-        parts = [unpad(values, tensor, row, len(sequence)) for row, sequence in enumerate(sequences)]
+        parts = [part[: len(sequence)] for part, sequence in zip(values, sequences, strict=True)]
         return [tuple([take(part, view) for view in s.views]) for part, s in zip(parts, sequences, strict=True)]
 
     def _run_layers(
