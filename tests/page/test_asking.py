@@ -221,3 +221,17 @@ def test_the_tour_has_six_steps_with_formulas_and_the_sentences_own_numbers(
     page.click(f"#tour button:has-text('{last}')")
     expect(page.locator("#tour")).to_be_hidden()
     expect(page.locator("#start-tour")).to_be_focused()
+
+
+def test_who_is_among_the_heads_when_an_answer_comes_stays_at_the_same_one(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    head = page.locator("#grid button[title^='Layer 3, head 4']")
+    expect(head).to_have_count(1)
+    page.evaluate("for (const button of document.querySelectorAll('#grid button')) button.dataset.before = 1")
+    page.fill("#text", "A dog barked at it.")
+    head.focus()
+    page.evaluate("document.querySelector('#text').form.requestSubmit()")
+    expect(page.locator("#grid button[data-before]")).to_have_count(0)
+    expect(head).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#map-name")).to_have_text("Layer 2, head 4")

@@ -97,11 +97,14 @@ export class HeadGrid {
 
   /** In the order of layers, or those first that have most of a measure. */
   sort(by) {
+    const left = this.order?.find(({ button }) => button === document.activeElement);
     const order = [...this.heads];
     if (by !== "layers") order.sort((a, b) => b.measure[by] - a.measure[by]);
     this.order = order;
     this.box.style.setProperty("--columns", this.columns);
     this.box.replaceChildren(...order.map(({ button }) => button));
+    const same = left && order.find(({ layer, head }) => layer === left.layer && head === left.head);
+    same?.button.focus({ preventScroll: true }); // who is among the heads stays there
   }
 
   mark(layer, head) {
