@@ -65,14 +65,13 @@ def main() -> None:
         report = describe(run_rounds(bench, subjects, given.rounds), subjects, bench, given.rounds, command)
         print_tables(report)
         print_goals(report)
-        sound = [subject for subject in subjects if not faults(report, subject.name)]
+        sound = [subject for subject in subjects if not faults(report, [subject.name])]
         report["codecs"] = measure_codecs(sound, bench.ceiling.hidden_size) if sound else {}
     print_codecs(report)
     save(report, given.out / "bench.json")
     draw(report, given.out / "bench.png")
     print(f"{given.out}/bench.json and bench.png are written")
-    wrong = [f"{subject.title}, {fault}" for subject in subjects for fault in faults(report, subject.name)]
-    sys.exit("\n".join(wrong) or None)
+    sys.exit("\n".join(faults(report, [subject.name for subject in subjects])) or None)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from load_tests.bench import arguments, ours
 from load_tests.ceiling import Ceiling, lay_out_graphs
 from load_tests.drawing import draw, markdown, print_tables
 from load_tests.generator import generator
-from load_tests.goals import NESTED
 from load_tests.measure import Bench, Subject
 from load_tests.peer_servers import PEERS, PROGRAMS, PeerError, failing, install
 from load_tests.report import describe, faults, save
@@ -88,11 +87,8 @@ def main() -> None:
         folder = Path(name)
         ceiling = Ceiling(lay_out_graphs(export_model(folder / "models"), folder / "graphs"))
         bench = Bench(ceiling, run_job, window_s=given.seconds)
-        nested, *_ = ours(folder / "models", folder)
-        found = [
-            nested,
-            *subjects(given.peers, given.venvs.resolve(), folder, ceiling.hidden_size),
-        ]
+        mine = ours(folder / "models", folder)
+        found = [*mine, *subjects(given.peers, given.venvs.resolve(), folder, ceiling.hidden_size)]
         picked = "" if len(given.peers) == len(PEERS) else f' PEERS="{" ".join(given.peers)}"'
         command = f"make bench-peers SECONDS={given.seconds:g} ROUNDS={given.rounds}{picked}"
         report = describe(run_rounds(bench, found, given.rounds), found, bench, given.rounds, command)
@@ -103,7 +99,7 @@ def main() -> None:
     draw(report, given.out / "peers.png")
     write_page(given.page, section(report))
     print(f"{given.out}/peers.json, peers.png and {given.page} are written")
-    sys.exit("\n".join(faults(report, NESTED)) or None)
+    sys.exit("\n".join(faults(report, [subject.name for subject in mine])) or None)
 
 
 if __name__ == "__main__":

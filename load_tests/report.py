@@ -132,13 +132,13 @@ def _percentile(seconds: Iterable[float], share: float) -> float:
     return float(np.percentile(list(seconds), share) * 1e3)
 
 
-def faults(report: dict[str, Any], name: str) -> list[str]:
-    """What a run of this server must not have: wrong or missing answers."""
-    servers = {scenario: found["servers"][name] for scenario, found in report["scenarios"].items()}
+def faults(report: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """What a run of these servers must not have: wrong or missing answers."""
     return [
-        f"{scenario}: {row['reason'] or str(row['failed']) + ' requests failed'}"
-        for scenario, row in servers.items()
-        if row["reason"] or row["failed"]
+        f"{report['titles'][name]}, {scenario}: {row['reason'] or str(row['failed']) + ' requests failed'}"
+        for name in names
+        for scenario, found in report["scenarios"].items()
+        if (row := found["servers"][name])["reason"] or row["failed"]
     ]
 
 

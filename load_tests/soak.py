@@ -2,8 +2,11 @@
 
 Each of the requests is asked alone first. Then clients ask them at random, at the same time, in JSON and in bytes; one
 in five leaves before its answer. An answer that differs in a bit from the one alone is a mismatch (on CUDA, by more
-than 1e-5): whatever it was batched, padded or cancelled with must not show. The server's memory is looked at from the
-middle on. That this look sees a leak is shown first, on a server that keeps every request.
+than 1e-5): whatever it was batched, padded or cancelled with must not show.
+
+The server's memory is looked at from the middle on. It keeps as much as it needed at once at most, and when chance asks
+for that is no one's matter here; so before they begin, all clients ask for the largest answers for a while. That the
+look sees a leak is shown first, on a server that keeps every request.
 """
 
 import argparse
@@ -14,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,10 +32,12 @@ from load_tests.scenarios import Float32Array
 from load_tests.server import export_model, running_server
 
 Reading = Callable[[bytes], Float32Array]
+Canary = tuple[bytes, bytes, Reading]  # a request, the body of its answer alone, and how that is read
 MODEL, HIDDEN_SIZE = "small", 64
 SIZES = {"hidden_size": HIDDEN_SIZE, "num_attention_heads": 4, "intermediate_size": 256}
 LONGEST, SEQUENCES_A_LENGTH = 80, 3
 CLIENTS = 32
+LARGEST, LARGE_SHARE = 24, 5  # of the canaries, asked for first, by such a part of the requests
 LEAVING_SHARE, LEAVE_WITHIN_S = 0.2, 0.02
 LOOKS = 200
 ATOL = {"cpu": 0.0, "cuda": 1e-5}  # CUDA's products depend on a batch's shape in their last bits
@@ -45,13 +50,11 @@ class Soaked:
     """What became of the requests.
 
     Attributes:
-        asked: how many were sent.
         outcomes: "equal", "near", "left", "other bits", "status 503" or an exception's name, each with its count.
-        rss_bytes: of the server, every so many requests.
+        rss_bytes: of the server, every so many requests at random.
         seconds: that it took.
     """
 
-    asked: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     rss_bytes: list[int] = field(default_factory=list)
     seconds: float = 0.0
@@ -68,18 +71,18 @@ class Soaked:
         wrong = {name: count for name, count in self.outcomes.items() if name not in {"equal", "near", "left"}}
         return [f"expected the bits of the answer alone, got {name} {count} times" for name, count in wrong.items()]
 
-    def leaks(self, most_growth: float = MOST_GROWTH) -> list[str]:
-        """A sentence if memory grew by more than this share."""
-        if self.growth <= most_growth:
+    def leaks(self) -> list[str]:
+        """A sentence if memory grew by more than MOST_GROWTH."""
+        if self.growth <= MOST_GROWTH:
             return []
-        return [f"memory grew by {self.growth:.1%} in the second half, more than {most_growth:.0%}"]
+        return [f"memory grew by {self.growth:.1%} in the second half, more than {MOST_GROWTH:.0%}"]
 
     def describe(self) -> str:
         """One line for people."""
         outcomes = ", ".join(f"{count:,} {name}" for name, count in self.outcomes.most_common())
         middle, last = (self.rss_bytes[at] / 2**20 for at in (len(self.rss_bytes) // 2, -1))
         return (
-            f"{self.asked:,} requests in {self.seconds:.0f} s: {outcomes}; "
+            f"{self.outcomes.total():,} requests in {self.seconds:.0f} s: {outcomes}; "
             f"RSS {middle:.1f} MiB in the middle, {last:.1f} at the end, growth {self.growth:+.2%}"
         )
 
@@ -117,7 +120,7 @@ class Soak:
     Args:
         address: host:port.
         pid: of the server.
-        requests: to send in all.
+        requests: to send at random.
         atol: how far an answer may be from the one alone; 0: not a bit.
     """
 
@@ -126,7 +129,7 @@ class Soak:
         self._server = psutil.Process(pid)
         self._requests = requests
         self._atol = atol
-        self._asked_alone: list[tuple[bytes, bytes, Reading]] = []
+        self._asked_alone: list[Canary] = []
         self.soaked = Soaked()
 
     async def run(self) -> Soaked:
@@ -139,19 +142,25 @@ class Soak:
             self._asked_alone.append((request, answer.body, read))
         connection.leave()
         start_s = time.monotonic()
-        async with asyncio.TaskGroup() as clients:
-            for number in range(CLIENTS):
-                clients.create_task(self._be_a_client(random.Random(number)))  # noqa: S311 - no secret
+        largest = sorted(self._asked_alone, key=lambda canary: len(canary[1]))[-LARGEST:]
+        await self._ask_all(largest, iter(range(self._requests // LARGE_SHARE)))
+        start_s = time.monotonic()
+        await self._ask_all(self._asked_alone, self._looks())
         self.soaked.seconds = time.monotonic() - start_s
         return self.soaked
 
-    async def _be_a_client(self, dice: random.Random) -> None:
+    async def _ask_all(self, canaries: Sequence[Canary], turns: Iterator[int]) -> None:
+        async with asyncio.TaskGroup() as clients:
+            for number in range(CLIENTS):
+                dice = random.Random(number)  # noqa: S311 - no secret
+                clients.create_task(self._be_a_client(canaries, turns, dice))
+
+    async def _be_a_client(self, canaries: Sequence[Canary], turns: Iterator[int], dice: random.Random) -> None:
         connection = None
-        while self.soaked.asked < self._requests:
-            self._count()
+        for _ in turns:
             connection = connection or await Connection.open(self._address)
             leaves = dice.random() < LEAVING_SHARE
-            outcome, stays = await self._ask(connection, dice, leaves=leaves)
+            outcome, stays = await self._ask(connection, dice.choice(canaries), dice, leaves=leaves)
             self.soaked.outcomes[outcome] += 1
             if not stays:
                 connection.leave()
@@ -159,14 +168,18 @@ class Soak:
         if connection is not None:
             connection.leave()
 
-    def _count(self) -> None:
-        if self.soaked.asked % max(self._requests // LOOKS, 1) == 0:
-            self.soaked.rss_bytes.append(self._server.memory_info().rss)
-        self.soaked.asked += 1
+    def _looks(self) -> Iterator[int]:
+        """The turns of the requests that count, with a look at the server's memory now and then."""
+        for turn in range(self._requests):
+            if turn % max(self._requests // LOOKS, 1) == 0:
+                self.soaked.rss_bytes.append(self._server.memory_info().rss)
+            yield turn
 
-    async def _ask(self, connection: Connection, dice: random.Random, *, leaves: bool) -> tuple[str, bool]:
+    async def _ask(
+        self, connection: Connection, canary: Canary, dice: random.Random, *, leaves: bool
+    ) -> tuple[str, bool]:
         """What became of one request, and whether its connection can carry another."""
-        request, expected, read = dice.choice(self._asked_alone)
+        request, expected, read = canary
         if leaves:
             connection.send(request)
             await asyncio.sleep(dice.random() * LEAVE_WITHIN_S)

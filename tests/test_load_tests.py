@@ -95,7 +95,7 @@ def test_a_report_has_every_figure_of_every_scenario(name: str, measured: dict[s
         assert row["cpu_s_per_1000"] > 0
         assert row["peak_rss_mib"] >= row["pss_mib"] > 10
         assert str(scenario["ceiling_batch"]) in scenario["ceiling"]
-    assert report.faults(document, name) == []
+    assert report.faults(document, [name]) == []
 
 
 def test_a_peer_with_right_answers_has_figures(measured: dict[str, Any]) -> None:
@@ -118,9 +118,9 @@ def test_a_server_of_wrong_answers_is_not_measured(measured: dict[str, Any]) -> 
         )
     sentence = f"no such model; this server has {OTHER_WEIGHTS}, {MODEL} - at path"
     said = f'{{"error":"{sentence}","code":"unknown_model"'
-    faults = [fault.partition(',"at"')[0] for fault in report.faults(measured, "nowhere")]
+    faults = [fault.partition(',"at"')[0] for fault in report.faults(measured, ["nowhere"])]
     assert faults == [
-        f"{name}: {total} of {total} answers are wrong: status 404: {said}"
+        f"No such model, {name}: {total} of {total} answers are wrong: status 404: {said}"
         for name, total in (("S1", 4), ("S2", 32), ("S3", 64), ("S4", 4))
     ]
 
