@@ -47,8 +47,10 @@ def read(body: bytes, start: int, most_sequences: int = MAX_SEQUENCES) -> tuple[
         return None
     if count == 1:
         rows, width = shapes[0].tolist()
-        return (values[: rows * width].reshape(rows, width),), position.value
+        _shrink(values, rows * width)
+        return (values.reshape(rows, width),), position.value
     ends = np.cumsum(shapes[:count].prod(axis=1)).tolist()
+    _shrink(values, ends[-1] if ends else 0)
     pairs = zip([0, *ends], ends, shapes[:count].tolist(), strict=False)
     return tuple(values[first:last].reshape(shape) for first, last, shape in pairs), position.value
 
@@ -68,7 +70,10 @@ def read_flat(body: bytes, start: int) -> tuple[Float32Array, int] | None:
     values = np.empty(most, np.float32)
     position = ctypes.c_int64(start)
     count = _C.read_numbers(body, middle, len(body), position, values.ctypes.data)
-    return None if count < 0 else (values[:count], position.value)
+    if count < 0:
+        return None
+    _shrink(values, count)
+    return values, position.value
 
 
 def write(array: Float32Array) -> tuple[bytes | memoryview, ...] | None:
@@ -109,6 +114,11 @@ def _survey(body: bytes, start: int, byte: bytes) -> tuple[int, int]:
     stop = len(body) if stop < 0 else stop
     middle = body.find(byte, (start + stop) // 2, stop) + 1 if stop - start >= _HALVED_BYTES else 0
     return middle, (stop - start) // 2 + 2
+
+
+def _shrink(values: Float32Array, count: int) -> None:
+    """Gives the room behind the numbers back: it is several times theirs, and they live as long as their request."""
+    values.resize(count, refcheck=False)
 
 
 def _load() -> ctypes.CDLL:

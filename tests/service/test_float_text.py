@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import sys
+import tracemalloc
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
@@ -220,13 +221,26 @@ def test_the_table_of_powers_is_what_python_computes() -> None:
 def test_a_short_list_takes_no_room_for_the_text_behind_its_quote() -> None:
     behind = b',"data":[' + b"1," * 10**6
     for text, parse in ((b"[1]", read_flat), (b"[[[1]]]", read)):
-        found = parse(text + behind, 0)
-        assert found
-        array = found[0] if parse is read_flat else found[0][0]
+        body, wrong = text + behind, text[:-1] + b"x" + behind
+        tracemalloc.start()
+        assert parse(body, 0) is not None
+        assert parse(wrong, 0) is None
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 10_000
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_numbers_keep_no_more_room_than_theirs(sequences: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((sequences, 40, 200)).astype(np.float32)
+    flat, nested = (parse(_text(array) or b"", 0) for parse, array in ((read_flat, rows.ravel()), (read, rows)))
+    assert flat
+    assert nested
+    for array in (flat[0], *nested[0]):
         assert isinstance(array, np.ndarray)
-        assert isinstance(array.base, np.ndarray)
-        assert array.base.size < 10
-        assert parse(text[:-1] + b"x" + behind, 0) is None
+        owner = array if array.base is None else array.base
+        assert isinstance(owner, np.ndarray)
+        assert owner.size == rows.size
 
 
 def test_so_many_lists_as_no_request_has_are_left_to_the_parser() -> None:
