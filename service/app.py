@@ -21,6 +21,7 @@ from service.codec.inference_request import PROBES
 from service.errors import DeviceLostError, GlassblockError, MethodNotAllowedError, NotFoundError, StartError, bug
 from service.keys import ApiKeys, read_keys
 from service.lifecycle import Lifecycle
+from service.loader import Loader
 from service.memory import trim
 from service.places import Places
 from service.queue import Load
@@ -64,6 +65,7 @@ class Application:
         self.lifecycle = Lifecycle()
         self.repository = Repository()
         self.grpc_port: int | None = None
+        self._loader = Loader(self.repository, self._load_fitting)
         api = self._api()
         api.state.places = places = Places(settings)
         metrics.IN_FLIGHT.set_function(lambda: places.taken)
@@ -86,7 +88,7 @@ class Application:
             telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         )
         api.state.settings, api.state.lifecycle, api.state.repository = self._settings, self.lifecycle, self.repository
-        api.state.load = self._load_fitting
+        api.state.loader = self._loader
         faces = (v1.router, v1.forward_router, v2.router, v2.infer_router, v2_repository.router)
         for router in (*faces, operations.router, page.router):
             # include_router would make every route anew at the first request, and hold the event loop for 0.1 s.
@@ -102,7 +104,7 @@ class Application:
         except ImportError as error:
             message = f"grpc_port is set, but {error.name} is not installed: install Glassblock with its extra grpc"
             raise StartError(message) from None
-        return GrpcServer(self._settings, self.lifecycle, self.repository, self._load_fitting, places, keys)
+        return GrpcServer(self._settings, self.lifecycle, self.repository, self._loader, places, keys)
 
     def _load_of(self, path: str) -> Load:
         """What waits for the model that a path names, as every face does, after /models/; of its versions the least."""

@@ -34,7 +34,7 @@ def read_cut(text: str | None, tensor: TensorSpec, place: str) -> Cut:
     if text is None:
         return ()
     axes = tensor.axes[1:]
-    items = [_read_item(item.strip(), place) for item in text.split(",")]
+    items = [_read_item(item.strip(" "), place) for item in text.split(",")]
     given = sum(item is not ... for item in items)
     if given > len(axes) or items.count(...) > 1:
         message = f"expected at most {len(axes)} items ({', '.join(axes)}) and one ..., got others"
@@ -51,7 +51,7 @@ def read_cut(text: str | None, tensor: TensorSpec, place: str) -> Cut:
 def _read_item(text: str, place: str) -> int | Span | EllipsisType:
     if text == "...":
         return ...
-    parts = [part.strip() for part in text.split(":")]
+    parts = [part.strip(" ") for part in text.split(":")]
     if len(parts) > 3 or not all(_INTEGER.fullmatch(part) or (part == "" and len(parts) > 1) for part in parts):
         raise _wrong_cut("expected integers, slices A:B or A:B:STEP and ... between the brackets", place)
     numbers = [int(part) if part else None for part in parts]
@@ -76,7 +76,7 @@ def read_reduction(text: str | None, tensor: TensorSpec, cut: Cut, place: str) -
     """
     if text is None:
         return None
-    match = _CALL.fullmatch(text.strip())
+    match = _CALL.fullmatch(text.strip(" "))
     name = match["name"] if match else ""
     if match is None or name not in _ARGUMENTS or (match["argument"] is None) != (_ARGUMENTS[name] is None):
         hint = nearest(text.partition("(")[0], _ARGUMENTS) if name not in _ARGUMENTS else ""
@@ -91,13 +91,13 @@ def read_reduction(text: str | None, tensor: TensorSpec, cut: Cut, place: str) -
         return Reduction(name, k=_read_count(match["argument"], place))
     if name in {"entropy", "norm"}:
         return Reduction(name)
-    if (axis := match["argument"].strip()) not in left:
+    if (axis := match["argument"].strip(" ")) not in left:
         raise _wrong_reduction(f"expected an axis that is left, one of {', '.join(left)}", place)
     return Reduction(name, left.index(axis))
 
 
 def _read_count(text: str, place: str) -> int:
-    if not re.fullmatch(r"\d{1,7}", text.strip(), re.ASCII) or not 1 <= int(text) <= MAX_TOP:
+    if not re.fullmatch(r"\d{1,7}", text.strip(" "), re.ASCII) or not 1 <= int(text) <= MAX_TOP:
         raise _wrong_reduction(f"expected top(K) with K from 1 to {MAX_TOP:,}", place)
     return int(text)
 

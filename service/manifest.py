@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.errors import StartError
 from service.tensors import Output
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+NAME, VERSION = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", r"^[1-9][0-9]{0,8}$"
+Name = Annotated[str, Field(pattern=NAME)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(ge=1)]
 FINAL_OUTPUT = "block_output"
@@ -157,7 +158,7 @@ class ModelSpec(_Strict):
 
     format: Literal["glassblock/1"]
     name: Name
-    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
+    version: Annotated[str, Field(pattern=VERSION)]
     source: SourceSpec
     precision: Literal["float32"]
     hidden_size: PositiveInt

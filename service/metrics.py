@@ -57,7 +57,9 @@ TOKENS = Counter("glassblock_tokens_total", "Positions that were run, padding no
 PADDED_TOKENS = Counter("glassblock_padded_tokens_total", "Positions that were run, padding counted.", _MODEL)
 LAST_RUN = Gauge("glassblock_last_run_timestamp_seconds", "When the last run ended, in seconds since 1970.", _MODEL)
 FAILED_SECONDS = Summary(
-    "glassblock_failed_duration_seconds", "Requests to a model that were refused, failed or late.", _MODEL
+    "glassblock_failed_duration_seconds",
+    "Requests to a model that failed, were late, or refused once their model was found, or whose client left.",
+    _MODEL,
 )
 LOST_LOG_LINES = Counter("glassblock_lost_log_lines_total", "Log lines dropped: stdout took no more.")
 MODEL_INFO = Gauge("glassblock_model_info", "1 for each model served.", [*_MODEL, "sha256", "provider"])

@@ -68,7 +68,7 @@ async def answer(
     model.requests.add(this)
     try:
         data, timings = await _answer(model, body, codec, settings, padded=padded)
-    except GlassblockError:
+    except (GlassblockError, asyncio.CancelledError):
         model.metrics.observe_failure(time.perf_counter() - start_s)
         raise
     finally:

@@ -103,7 +103,7 @@ class Repository:
         """
         versions = self.models.get(name)
         if versions is None:
-            known = ", ".join(sorted(self.models)[:16])
+            known = ", ".join(sorted(self.models)[:16]) or "none loaded"
             raise NotFoundError(f"no such model; this server has {known}", code="unknown_model", at="path")
         model = versions[max(versions, key=int)] if version is None else versions.get(version)
         if model is None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from load_tests.peer_servers import PROGRAMS
 from service.codec import open_inference_pb2
 from tests.server import Server
 from tests.service.inference import ROWS, forward
@@ -58,6 +60,19 @@ def test_tritonclient_learns_over_grpc_what_it_learns_over_http(
     assert facts["index"] == [as_protobuf_writes(one) for one in client.post("/v2/repository/index").json()]
 
 
+@pytest.mark.timeout(400)
+def test_kserves_client_is_served_over_grpc(server: Server, client: httpx.Client, tmp_path: Path) -> None:
+    facts, answers = use(PROGRAMS / "kserve.txt", "kserve_grpc.py", server.grpc, tmp_path)
+    expected = forward(client, "block_output", "layers.0.query")
+    for way in ("binary", "numbers"):
+        np.testing.assert_array_equal(answers.pop(way), expected["block_output"])
+        np.testing.assert_array_equal(answers.pop(f"query_{way}"), expected["layers.0.query"])
+    assert answers == {}
+    assert facts == {
+        "live": True, "ready": True, "models_ready": [True, False], "id_binary": "k", "id_numbers": "k"
+    }  # fmt: skip
+
+
 def as_protobuf_writes(value: Any) -> Any:
     """Whole numbers as text, since they may have 64 bits; what is empty or false left out."""
     if isinstance(value, dict):
@@ -78,10 +93,11 @@ def test_what_tritonclient_raises_over_grpc_is_the_servers_sentence(
     sentences = {
         "no_time": "DEADLINE_EXCEEDED expected an answer within the request's timeout, but it was not .*",
         "no_model": "NOT_FOUND no such model; this server has .* - at model_name",
-        "no_version": "NOT_FOUND model tiny has no such version; it has 1 - at model_name",
+        "no_version": "NOT_FOUND model tiny has no such version; it has 1 - at model_version",
         "wrong_shape": r"INVALID_ARGUMENT expected hidden_size 8, got 4 - at inputs\[0\].shape\[2\]",
         "wrong_output": f"INVALID_ARGUMENT expected {re.escape(lean)}",
-        "unknown_parameter": "INVALID_ARGUMENT unknown parameter; the parameters are timeout, priority - at parameters",
+        "unknown_parameter": "INVALID_ARGUMENT unknown parameter; the parameters are timeout, priority, "
+        "binary_data_output - at parameters",
         "classification": r"UNIMPLEMENTED this server has no classification - at outputs\[0\].parameters",
         "sequence": "UNIMPLEMENTED this server has no sequence_.* - at parameters",
         "no_metadata": "NOT_FOUND no such model; this server has .* - at name",

@@ -5,7 +5,7 @@ A call is let in before its message is read, which it streams here: one refused 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -19,16 +19,19 @@ from service.errors import BodyTooLargeError, DeadlineError, GlassblockError, St
 from service.framing import combine, late
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
+from service.loader import Loader
 from service.pipeline import answer
 from service.places import Places
-from service.repository import Model, Repository
+from service.repository import Repository
 from service.settings import Settings
 from service.shedding import hold_queue
 
 _INFER, _WATCH, _CHECK = f"/{SERVICE}/ModelInfer", f"/{HEALTH}/Watch", f"/{HEALTH}/Check"
-_PROBE_PATHS = {f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", _CHECK, _WATCH}  # asked by machines
+# Asked by machines, and answered whatever the server is about.
+_PROBE_PATHS = {*(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady")), _CHECK, _WATCH}
 _WATCH_S = 0.2
 _DEADLINE_SLACK_S = 0.02  # a call is cancelled a little before its deadline
+_UNSUPPORTED = f"this server has no such call; of {SERVICE} it has none for streams, shared memory, traces and logs"
 _OK = 200
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -54,7 +57,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         settings: the limits.
         lifecycle: read at every call.
         repository: the models.
-        load: loads every version of a model from the models folder.
+        loader: changes which models are served.
         places: shared with the other faces.
         keys: those that open the door; None opens it for all.
     """
@@ -64,11 +67,11 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         settings: Settings,
         lifecycle: Lifecycle,
         repository: Repository,
-        load: Callable[[str], list[Model]],
+        loader: Loader,
         places: Places,
         keys: ApiKeys | None,
     ) -> None:
-        self._served = Served(settings, lifecycle, repository, load)
+        self._served = Served(settings, lifecycle, repository, loader)
         self._places = places
         self._unread = Places(settings)  # calls whose message is not here yet
         self._keys = keys
@@ -175,6 +178,8 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> tuple[bytes, dict[str, str]]:
         if self._keys is not None and (name := self._keys.check(path, headers)):
             scope["api_key"] = name
+        if path not in CALLS and path != _INFER:  # asked before the message is read: a stream may never send one
+            raise UnsupportedError(_UNSUPPORTED, code="unsupported", at="path")
         if path in _PROBE_PATHS:
             return await self._work(path, await self._read(context))
         self._served.lifecycle.hold_open()
@@ -205,11 +210,6 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _work(self, path: str, body: bytes) -> tuple[bytes, dict[str, str]]:
         if path == _INFER:
             return await self._infer(body)
-        if path not in CALLS:
-            message = (
-                f"this server has no such call; of {SERVICE} it has none for streams, shared memory, traces and logs"
-            )
-            raise UnsupportedError(message, code="unsupported", at="path")
         call = CALLS[path]
         return call.write(await call.answer(self._served, call.read(body))), {}
 

@@ -19,7 +19,7 @@ from service.api.v2_models import (
     server_metadata,
     statistics,
 )
-from service.api.v2_repository import hold_control, list_versions, load_anew, take_away
+from service.api.v2_repository import hold_control, list_versions, load_anew
 from service.codec.inference_head import lack
 from service.codec.inference_proto import read_parameters
 from service.codec.inference_request import PROBES
@@ -27,7 +27,8 @@ from service.codec.open_inference_pb2 import DESCRIPTOR
 from service.codec.proto_wire import scan, unreadable
 from service.errors import NotFoundError
 from service.lifecycle import Lifecycle
-from service.repository import Model, Repository
+from service.loader import Loader
+from service.repository import Repository
 from service.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
@@ -42,13 +43,13 @@ class Served:
         settings: the limits.
         lifecycle: read at every call.
         repository: the models.
-        load: loads every version of a model from the models folder.
+        loader: changes which models are served.
     """
 
     settings: Settings
     lifecycle: Lifecycle
     repository: Repository
-    load: Callable[[str], list[Model]]
+    loader: Loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +97,18 @@ def find_named(served: Served, name: str, version: str, place: str) -> Asked:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """A model that is not found was named here, and not in a path."""
+    """A model that is not found was named here, and not in a path, and its version beside it."""
     try:
         yield
     except NotFoundError as error:
-        error.at = place
+        error.at = place.replace("name", "version") if error.code == "unknown_version" else place
         raise
 
 
 def health_of(served: Served, service: str) -> str | None:
     """SERVING or NOT_SERVING, of the server (an empty name), our service, or a model; None: there is no such thing."""
-    if service not in {"", SERVICE, HEALTH} and service.removesuffix(PROBES) not in served.repository.models:
+    known = service in {"", SERVICE, HEALTH} or service.removesuffix(PROBES) in served.repository.models
+    if not known and served.lifecycle.state != "loading":  # until then any name may become a model
         return None
     return "SERVING" if served.lifecycle.state == "ready" else "NOT_SERVING"
 
@@ -129,7 +131,8 @@ async def _ready(served: Served, _request: Any) -> dict[str, Any]:
 
 async def _model_ready(served: Served, request: Any) -> dict[str, Any]:
     versions = served.repository.models.get(request.name.removesuffix(PROBES), {})
-    return {"ready": request.version in versions if request.version else bool(versions)}
+    here = request.version in versions if request.version else bool(versions)
+    return {"ready": here and served.lifecycle.state in {"ready", "draining"}}
 
 
 async def _describe_server(_served: Served, _request: Any) -> dict[str, Any]:
@@ -141,7 +144,8 @@ async def _describe_model(served: Served, request: Any) -> dict[str, Any]:
 
 
 async def _configure(served: Served, request: Any) -> dict[str, Any]:
-    return {"config": configuration(find_named(served, request.name, request.version, "name"), served.settings)}
+    found = find_named(served, request.name, request.version, "name")
+    return {"config": configuration(found, served.repository, served.settings)}
 
 
 async def _count(served: Served, request: Any) -> dict[str, Any]:
@@ -159,7 +163,7 @@ async def _load(served: Served, request: Any) -> dict[str, Any]:
     hold_control(served.settings, request.model_name)
     _hold_one_repository(request)
     with _at("model_name"):
-        await load_anew(served.repository, served.load, request.model_name, request.parameters)
+        await load_anew(served.loader, request.model_name, request.parameters)
     return {}
 
 
@@ -168,7 +172,7 @@ async def _unload(served: Served, request: Any) -> dict[str, Any]:
     _hold_one_repository(request)
     read_parameters(request.parameters, ("unload_dependents",), "parameters", ())
     with _at("model_name"):
-        await take_away(served.repository, request.model_name)
+        await served.loader.take_away(request.model_name)
     return {}
 
 

@@ -118,7 +118,7 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
 )
 async def configure(request: Request, model: str) -> dict[str, Any]:
     """In the words of Triton's ModelConfig: what perf_analyzer asks for."""
-    return configuration(_find(request, model), request.app.state.settings)
+    return configuration(_find(request, model), request.app.state.repository, request.app.state.settings)
 
 
 @infer_router.post(
@@ -180,6 +180,7 @@ async def _inflate(request: Request, body: bytes | memoryview, encoding: str) ->
 @router.api_route("/logging", methods=_ANY, include_in_schema=False)
 @router.api_route("/trace/setting", methods=_ANY, include_in_schema=False)
 @router.api_route("/models/{model}/trace/setting", methods=_ANY, include_in_schema=False)
+@router.api_route("/models/{model}/versions/{version}/trace/setting", methods=_ANY, include_in_schema=False)
 @router.api_route("/systemsharedmemory/{path:path}", methods=_ANY, include_in_schema=False)
 @router.api_route("/cudasharedmemory/{path:path}", methods=_ANY, include_in_schema=False)
 async def refuse() -> None:

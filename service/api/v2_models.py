@@ -69,14 +69,14 @@ def _metadata(asked: Asked, versions: list[str]) -> dict[str, Any]:
     }
 
 
-def configuration(asked: Asked, settings: Settings) -> dict[str, Any]:
+def configuration(asked: Asked, repository: Repository, settings: Settings) -> dict[str, Any]:
     """As Triton's ModelConfig, where sizes leave the batch out; a request may hold as many sequences as positions."""
     described = _metadata(asked, [])
     return {
         "name": described["name"],
         "platform": PLATFORM,
         "backend": "onnxruntime",
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": {"latest": {"num_versions": len(repository.models[asked.model.spec.name])}},
         "max_batch_size": settings.max_request_tokens,
         "input": [_tensor(tensor, optional=tensor["name"] != "hidden_states") for tensor in described["inputs"]],
         "output": [_tensor(tensor) for tensor in described["outputs"]],

@@ -1,7 +1,8 @@
 """`/v2/repository`: which models are here, and, where a setting allows it, loading and unloading them."""
 
 import asyncio
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,20 +11,13 @@ from service.api.document import SERVED, refusals
 from service.api.v2_schema import INDEX, LOAD, UNLOAD
 from service.codec.envelope import kind_of, parse, read_fields, wrong_type
 from service.codec.inference_request import PROBES
-from service.errors import (
-    IllegalRequestError,
-    NotFoundError,
-    StartError,
-    SwitchedOffError,
-    UnavailableError,
-    UnsupportedError,
-)
-from service.memory import give_back
-from service.repository import Model, Repository, find_versions
+from service.errors import IllegalRequestError, StartError, SwitchedOffError, UnsupportedError
+from service.loader import Loader
+from service.manifest import NAME, VERSION
+from service.repository import Repository, find_versions
 from service.settings import Settings
 
 router = APIRouter(prefix="/v2/repository", tags=["v2"], responses=SERVED | refusals(422))
-_ONE_AT_A_TIME = asyncio.Lock()  # two loads at once would need the memory of both
 
 
 @router.post(
@@ -63,13 +57,11 @@ async def load(request: Request, model: str) -> dict[str, Any]:
     fields = await _read(request, ("parameters",))
     if kind_of(parameters := fields.get("parameters", {})) != "an object":
         raise wrong_type("an object", parameters, "parameters")
-    await load_anew(request.app.state.repository, request.app.state.load, model, parameters)
+    await load_anew(request.app.state.loader, model, parameters)
     return {}
 
 
-async def load_anew(
-    repository: Repository, load: Callable[[str], list[Model]], name: str, parameters: Collection[str]
-) -> None:
+async def load_anew(loader: Loader, name: str, parameters: Collection[str]) -> None:
     """Loads what the models folder holds under a name, in place of what is served.
 
     Raises:
@@ -80,18 +72,7 @@ async def load_anew(
     if len(parameters):
         message = "this server loads what is in its models folder, without configurations or files of a request"
         raise UnsupportedError(message, code="unsupported", at="parameters")
-    async with _ONE_AT_A_TIME:
-        try:
-            models = await asyncio.to_thread(load, name)
-        except StartError as error:
-            raise UnavailableError(str(error), code="not_loaded") from None
-        if not models:
-            raise NotFoundError("no such model in the models folder", code="unknown_model", at="path")
-        old = repository.remove(name)
-        for one in models:
-            one.batcher.start()
-            repository.add(one)
-        await _end(old)
+    await loader.load_anew(name)
 
 
 @router.post(
@@ -107,18 +88,8 @@ async def unload(request: Request, model: str) -> dict[str, Any]:
     fields = await _read(request, ("parameters",))
     if "parameters" in fields:
         read_fields(fields["parameters"], ("unload_dependents",), "parameters")
-    await take_away(request.app.state.repository, model)
+    await request.app.state.loader.take_away(model)
     return {}
-
-
-async def take_away(repository: Repository, name: str) -> None:
-    """Serves a model no more, and waits until its requests are answered and its memory is given back.
-
-    Raises:
-        NotFoundError: no such model.
-    """
-    repository.get(name)
-    await _end(repository.remove(name))
 
 
 def hold_control(settings: Settings, name: str) -> None:
@@ -144,13 +115,8 @@ async def _read(request: Request, known: Collection[str]) -> dict[str, Any]:
 
 def _on_disk(settings: Settings) -> set[tuple[str, str]]:
     try:
-        return {(folder.parent.name, folder.name) for folder in find_versions(settings.models)}
+        pairs = [(folder.parent.name, folder.name) for folder in find_versions(settings.models)]
     except (StartError, OSError):  # the folder is gone, or may not be read
         return set()
-
-
-async def _end(models: list[Model]) -> None:
-    """Waits until their queues have run out, then gives their memory back."""
-    while models:  # popped, so that no name here refers to them any more
-        await models.pop().batcher.wait_closed()
-    await asyncio.to_thread(give_back)
+    # Others are in no manifest, and need not be text.
+    return {pair for pair in pairs if all(map(re.fullmatch, (NAME, VERSION), pair))}

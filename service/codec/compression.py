@@ -48,7 +48,7 @@ def choose_encoding(accepted: str) -> str:
     if weights.get("identity", weights.get("*", True)):
         return ""
     for name in _WINDOW_BITS:
-        if name in wanted:
+        if weights.get(name, weights.get("*", False)):
             return name
     message = "this server answers in gzip, deflate or as it is, all of which Accept-Encoding leaves out"
     raise NotAcceptableError(message, code="not_acceptable", at="Accept-Encoding")

@@ -54,17 +54,17 @@ def parse(text: bytes) -> Any:
     return document
 
 
-def read_fields(value: Any, known: Collection[str], place: str) -> dict[str, Any]:
-    """The fields of a simdjson Object, lists and objects in them still simdjson's.
+def read_fields(value: Any, known: Collection[str], place: str, lacking: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a simdjson Object, lists and objects in it still simdjson's; `lacking` ones are for the caller.
 
     Raises:
         IllegalRequestError: no object, an unknown field (whose name is not repeated), or one twice.
     """
     if not isinstance(value, simdjson.Object):
         raise wrong_type("an object", value, place)
-    names = list(islice(value.keys(), len(known) + 1))
+    names = list(islice(value.keys(), len(known) + len(lacking) + 1))
     for index, name in enumerate(names):
-        if name not in known:
+        if name not in known and name not in lacking:
             where = "the body" if place == "body" else place
             hint = nearest(name, known) or f"; the fields are {', '.join(known)}"
             message = f"unknown field, number {index + 1} of {where}{hint}"

@@ -107,7 +107,7 @@ def read_head(text: bytes) -> Head:
         read_id(fields.get("id", "")),
         read_timeout(parameters.get("timeout", 0)),
         read_whole(parameters.get("priority", 0), "parameters.priority"),
-        _flag(parameters, "binary_data_output", "parameters") or False,
+        read_flag(parameters, "binary_data_output", "parameters") or False,
         tuple(_read_input(value, f"inputs[{index}]") for index, value in enumerate(inputs)),
         None if outputs is None else tuple(_read_output(value, f"outputs[{i}]") for i, value in enumerate(outputs)),
     )
@@ -132,13 +132,13 @@ def _read_output(value: Any, place: str) -> OutputHead:
     fields = read_fields(value, ("name", "parameters"), place)
     where = f"{place}.parameters"
     parameters = _read_parameters(fields, ("binary_data",), where, ("classification", *REGION))
-    return OutputHead(_string(fields, "name", place), _flag(parameters, "binary_data", where), place)
+    return OutputHead(_string(fields, "name", place), read_flag(parameters, "binary_data", where), place)
 
 
 def _read_parameters(fields: dict[str, Any], known: Collection[str], place: str, lacking: Collection[str]) -> Any:
     if "parameters" not in fields:
         return {}
-    parameters = read_fields(fields["parameters"], (*known, *lacking), place)
+    parameters = read_fields(fields["parameters"], known, place, lacking)
     for name in lacking:
         if name in parameters:
             raise lack(name, place)
@@ -188,7 +188,12 @@ def _string(fields: dict[str, Any], name: str, place: str) -> str:
     return value
 
 
-def _flag(parameters: dict[str, Any], name: str, place: str) -> bool | None:
+def read_flag(parameters: dict[str, Any], name: str, place: str) -> bool | None:
+    """A parameter that is true or false; None: not given.
+
+    Raises:
+        IllegalRequestError: something else.
+    """
     value = parameters.get(name)
     if name in parameters and type(value) is not bool:
         raise wrong_type("true or false", value, f"{place}.{name}")

@@ -21,6 +21,7 @@ from service.codec.inference_head import (
     InputHead,
     OutputHead,
     lack,
+    read_flag,
     read_id,
     read_timeout,
 )
@@ -36,6 +37,7 @@ _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_c
 _FP32_CONTENTS = InferTensorContents.DESCRIPTOR.fields_by_name["fp32_contents"].number
 _EMPTY = Head(model="", id="", timeout_s=None, priority=0, binary=True, inputs=(), outputs=None)
 _CONTENTS_FIELD = ModelInferRequest.InferInputTensor.DESCRIPTOR.fields_by_name["contents"].number
+_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"  # KServe's client sends them
 _NUMBERS = {field.name: field.number for field in ModelInferRequest.DESCRIPTOR.fields}
 
 
@@ -100,7 +102,8 @@ class ProtoExchange:
 def _read_head(request: Any) -> Head:
     if not request.inputs:
         raise IllegalRequestError("expected at least one input, got none", code="no_inputs", at="inputs")
-    parameters = read_parameters(request.parameters, ("timeout", "priority"), "parameters", SEQUENCE)
+    parameters = read_parameters(request.parameters, ("timeout", "priority", _ALL_BINARY), "parameters", SEQUENCE)
+    read_flag(parameters, _ALL_BINARY, "parameters")
     outputs = [_read_output(output, f"outputs[{index}]") for index, output in enumerate(request.outputs)]
     return Head(
         model="",
@@ -114,17 +117,19 @@ def _read_head(request: Any) -> Head:
 
 
 def _read_input(given: Any, place: str) -> InputHead:
-    read_parameters(given.parameters, (), f"{place}.parameters", REGION)
+    parameters = read_parameters(given.parameters, (_SIZE,), f"{place}.parameters", REGION)
+    size_bytes = read_whole(parameters.get(_SIZE, 0), f"{place}.parameters.{_SIZE}")
     if len(given.shape) > MOST_AXES:
         check_rank(len(given.shape), f"{place}.shape")
     shape = tuple(given.shape)
     if min(shape, default=1) < 1:
         read_whole(min(shape), f"{place}.shape[{shape.index(min(shape))}]", 1)
-    return InputHead(given.name, given.datatype, shape, None, 0, place)
+    return InputHead(given.name, given.datatype, shape, None, size_bytes, place)
 
 
 def _read_output(given: Any, place: str) -> OutputHead:
-    read_parameters(given.parameters, (), f"{place}.parameters", ("classification", *REGION))
+    where = f"{place}.parameters"
+    read_flag(read_parameters(given.parameters, (_BINARY,), where, ("classification", *REGION)), _BINARY, where)
     return OutputHead(given.name, None, place)
 
 
@@ -161,6 +166,9 @@ def _find_raw(request: Any, heads: tuple[InputHead, ...]) -> dict[str, memoryvie
         if len(data) != expected:
             message = f"expected {expected} bytes, as shape and datatype say, got {len(data)}"
             raise UnreadableError(message, code="size_mismatch", at=f"raw_input_contents[{index}]")
+        if head.size_bytes not in {0, expected}:
+            message = f"expected {expected}, as shape and datatype say, got another number"
+            raise UnreadableError(message, code="size_mismatch", at=f"{head.place}.parameters.{_SIZE}")
         found[head.name] = memoryview(data)
     return found
 

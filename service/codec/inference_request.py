@@ -125,7 +125,11 @@ def _datatypes(head: InputHead, spec: ModelSpec, *, probes: bool) -> tuple[str, 
     """Those that an input of this name may have."""
     if head.name in _DATATYPES:
         return _DATATYPES[head.name]
-    known = ", ".join([*_DATATYPES][:-1]) + f" or {POSITIONS}"
+    *names, last = [name for name in _DATATYPES if name != POSITIONS or spec.takes_positions]
+    known = f"{', '.join(names)} or {last}"
+    if head.name in {"text", "input_ids"}:
+        message = f"expected {known}: text and input_ids go to /v1/models/{spec.name}/forward"
+        raise IllegalRequestError(message, code="unknown_input", at=f"{head.place}.name")
     if split_name(head.name) is None:
         message = f"expected an input called {known}, or ADDRESS.VERB with scale, add or set for VERB, got another one"
         raise IllegalRequestError(message, code="unknown_input", at=f"{head.place}.name")

@@ -18,7 +18,7 @@ from tests.service.log_lines import lines_of
 
 HALVES = "expected FP16 and BF16 in raw_input_contents: the protocol has no list for their numbers"
 CALLED = (
-    "expected an input called hidden_states, attention_mask or position_ids, or ADDRESS.VERB with scale, add or set "
+    "expected an input called hidden_states or attention_mask, or ADDRESS.VERB with scale, add or set "
     "for VERB, got another one"
 )
 ADDRESSES = ("layers.1.attention_weights", "layers.0.query", "block_output")
@@ -174,7 +174,7 @@ TYPED_BAD: dict[str, tuple[Any, str]] = {
     ),
     "a parameter of an input": (
         changed(lambda r: r.inputs[0].parameters["mine"].CopyFrom(parameter("x")), raw),
-        "unknown parameter; there are none - at inputs[0].parameters",
+        "unknown parameter; the parameters are binary_data_size - at inputs[0].parameters",
     ),
     "a parameter without a value": (
         raw(parameters={"timeout": messages.InferParameter()}),
@@ -254,7 +254,7 @@ def test_calls_that_are_not_here_are_unimplemented(name: str, caller: Grpc) -> N
 def test_an_unknown_model_or_version_is_not_found(caller: Grpc) -> None:
     code, said = caller.failure("ModelInfer", raw(model_name="none"))
     assert (code, said[:30], said[-13:]) == ("NOT_FOUND", "no such model; this server has", "at model_name")
-    version = ("NOT_FOUND", "model tiny has no such version; it has 1 - at model_name")
+    version = ("NOT_FOUND", "model tiny has no such version; it has 1 - at model_version")
     assert caller.failure("ModelInfer", raw(model_version="9")) == version
     for name in ("ModelMetadata", "ModelConfig", "ModelStatistics"):
         code, said = caller.failure(name, name="none")

@@ -202,6 +202,8 @@ def test_while_the_models_load_calls_are_unavailable_and_liveness_is_told(models
             _wait_for_channel(caller)
             assert not caller.call("ServerReady").ready
             assert (caller.health(), caller.health("inference.GRPCInferenceService")) == (2, 2)
+            assert not caller.call("ModelReady", name="tiny").ready
+            assert caller.health("tiny") == 2
             assert caller.failure("ModelInfer", raw(rows(3))) == ("UNAVAILABLE", "the models are still loading")
             process.terminate()
             process.join(5)

@@ -235,12 +235,10 @@ def one(name: str = "layers.0.query.add", shape: tuple[int, ...] = (1,), **more:
 
 
 CALLED = (
-    "expected an input called hidden_states, attention_mask or position_ids, or ADDRESS.VERB with scale, add or set "
+    "expected an input called hidden_states or attention_mask, or ADDRESS.VERB with scale, add or set "
     "for VERB, got another one"
 )
-LEAN = (
-    "expected hidden_states, attention_mask or position_ids: what is inside is changed by inputs of model tiny.probes"
-)
+LEAN = "expected hidden_states or attention_mask: what is inside is changed by inputs of model tiny.probes"
 AXIS = "expected 1, for all sequences, or 2, one for each, got"
 FINITE = "expected finite float32 numbers, got NaN, an infinity or one beyond their range"
 ONE, TWO = "inputs[1]", "inputs[2]"

@@ -33,8 +33,7 @@ ILLEGAL: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "an unknown parameter": (
         {"inputs": [states()], "parameters": {"a": 1}}, "unknown_field", "parameters",
-        ("unknown field, number 1 of parameters; the fields are timeout, priority, binary_data_output, sequence_id, "
-        "sequence_start, sequence_end"),
+        "unknown field, number 1 of parameters; the fields are timeout, priority, binary_data_output",
     ),
     "no name": (
         {"inputs": [{"shape": [1], "datatype": "FP32", "data": [1]}]}, "wrong_type", "inputs[0].name",
@@ -42,7 +41,7 @@ ILLEGAL: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "an unknown input": (
         {"inputs": [states(), mask(name="other")]}, "unknown_input", "inputs[1].name",
-        ("expected an input called hidden_states, attention_mask or position_ids, or ADDRESS.VERB with scale, add or "
+        ("expected an input called hidden_states or attention_mask, or ADDRESS.VERB with scale, add or "
         "set for VERB, got another one"),
     ),
     "an input twice": (

@@ -1,6 +1,7 @@
 """The repository's routes: what is there, what is loaded and unloaded, and that memory comes back."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -19,6 +20,7 @@ from tests.server import Server, link_models, running
 from tests.service.faulty_service import SLOW
 from tests.service.inference import ask, assert_same, read, states, tensor
 from tests.service.refusal import assert_refused
+from tests.service.reloading_service import RELOAD_S
 
 MIB = 2**20
 OTHER = "encoder-post-relu"
@@ -200,3 +202,65 @@ def test_what_waits_for_a_model_is_answered_before_it_goes(owner: httpx.Client) 
         thread.join()
     assert control(owner, "load").status_code == httpx.codes.OK
     assert codes == [200] * 6
+
+
+@pytest.fixture
+def reloading(artifact: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
+    """A server whose loads take long, and fail beside each other."""
+    shutil.copytree(artifact("tiny"), tmp_path / "models" / "tiny" / "1")
+    settings = {"model_control": True, "drain_timeout_s": 1}
+    with running(tmp_path / "models", tmp_path, "tests.service.reloading_service", **settings) as server:
+        yield server
+
+
+def give_up(client: httpx.Client) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/v2/repository/models/tiny/load", timeout=0.2)
+
+
+@pytest.mark.long
+def test_a_load_goes_on_without_its_client_and_no_other_begins_beside_it(reloading: Server) -> None:
+    with reloading.client() as client:
+        before, start_s = client.get("/v2/models/tiny/ready"), time.monotonic()
+        for _ in range(3):
+            give_up(client)
+        answer = client.post("/v2/repository/models/tiny/load", timeout=30)
+        took_s = time.monotonic() - start_s
+        assert before.status_code == answer.status_code == httpx.codes.OK, answer.text
+        assert (
+            2 * RELOAD_S < took_s < 3 * RELOAD_S
+        )  # the first one's and its own
+        assert ask(client, states()).status_code == httpx.codes.OK
+
+
+@pytest.mark.long
+def test_a_stop_does_not_wait_for_a_load(reloading: Server) -> None:
+    with reloading.client() as client:
+        give_up(client)
+        start_s = time.monotonic()
+        assert reloading.stop() == 0
+        assert time.monotonic() - start_s < RELOAD_S - 1
+
+
+def test_the_index_leaves_out_folders_that_no_model_can_have(controlled: Server, owner: httpx.Client) -> None:
+    models = controlled.stdout.parent / "models"
+    odd = [models / name / version for name, version in (("n\u00e4me", "1"), ("new.probes", "1"), ("other", "01"))]
+    odd.append(models / os.fsdecode(b"\xff") / "1")
+    for folder in odd:
+        folder.mkdir(parents=True)
+    assert index(owner) == entries(OTHER, "tiny")
+    for folder in odd:
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def test_a_configuration_has_as_many_versions_as_are_served(controlled: Server, owner: httpx.Client) -> None:
+    folder = controlled.stdout.parent / "models" / "tiny"
+    shutil.copytree(folder / "1", folder / "2")
+    manifest = folder / "2" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "2"'))
+    for versions in (2, 1):
+        assert control(owner, "load").status_code == httpx.codes.OK
+        policy = owner.get("/v2/models/tiny/config").json()["version_policy"]
+        assert policy == {"latest": {"num_versions": versions}}
+        shutil.rmtree(folder / "2", ignore_errors=True)
