@@ -1,6 +1,7 @@
 """The inside of a model over gRPC, with tritonclient: `python examples/tritonclient_grpc.py [HOST:PORT]`.
 
-Needs `pip install "tritonclient[grpc]"`, and a server that was given a port for it, such as `--grpc-port 8001`.
+Needs `pip install "tritonclient[grpc]"`, in an environment of its own since it wants an older protobuf than the server
+does, and a server that was given a port for it, such as `--grpc-port 8001`.
 """
 
 import sys

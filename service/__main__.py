@@ -19,7 +19,7 @@ import uvicorn
 
 from service import logs
 from service.app import Application, load_models, read_fitting
-from service.banner import print_banner
+from service.banner import print_banner, say
 from service.codec import float_text
 from service.connection import with_limits
 from service.errors import StartError
@@ -43,6 +43,7 @@ _SWITCH_S = 0.001  # of one thread of Python, before another has its turn: docs/
 
 def main() -> None:
     """Entry point; exits with 0 after a clean stop, 1 when the service cannot run, 2 for wrong usage."""
+    _hold_descriptors()
     arguments = sys.argv[1:]
     if arguments[:1] in (["-h"], ["--help"]):
         sys.stdout.write(USAGE)
@@ -59,7 +60,15 @@ def main() -> None:
             json.dump(Application(settings).openapi(), sys.stdout, indent=1)
             sys.stdout.write("\n")
             return
-        _end(serve(settings))
+        code = 1
+        try:
+            code = serve(settings)
+        finally:  # whatever came: the interpreter's own end waits for threads that wait for work
+            if isinstance(error := sys.exc_info()[1], StartError):
+                _say(str(error))
+            elif error is not None and not isinstance(error, SystemExit):
+                sys.excepthook(type(error), error, error.__traceback__)
+            _end(code)
     except StartError as error:
         _say(str(error))
         sys.exit(1)
@@ -131,9 +140,9 @@ class Server(uvicorn.Server):
         print_banner(repository, self._settings, self.port, self.application.grpc_port)
 
     def _failed(self, reason: str) -> None:
-        _say(reason)
         self.exit_code = 1
         self.should_exit = True
+        _say(reason)
 
 
 def serve(settings: Settings) -> int:
@@ -154,6 +163,13 @@ def serve(settings: Settings) -> int:
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve([listener]))
     return server.exit_code
+
+
+def _hold_descriptors() -> None:
+    """Opens what of stdin, stdout and stderr is closed, or a socket would get its number, and lines of the log."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def _allow_descriptors(connections: int) -> None:
@@ -183,7 +199,7 @@ def _end(code: int) -> NoReturn:
 
 
 def _say(sentence: str) -> None:
-    sys.stderr.write(f"glassblock-serve: {sentence}\n")
+    say(f"glassblock-serve: {sentence}\n")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def read_plain(path: Path, max_bytes: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         reason = "expected a file, found a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise StartError(f"{path}: {reason}") from None
+        raise StartError(f"{path}: {reason}") from error
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise StartError(f"{path}: expected a file, found a folder")

@@ -1,6 +1,9 @@
 """What a person sees when the server is ready, on stderr: the models, the URLs, and a request to paste."""
 
+import contextlib
 import json
+import sys
+from io import StringIO
 
 from rich.console import Console
 from rich.table import Table
@@ -22,8 +25,8 @@ _PATHS = {"page": "/", "API": "/docs", "models": "/v1/models", "ready": "/readyz
 
 
 def print_banner(repository: Repository, settings: Settings, port: int, grpc_port: int | None) -> None:
-    """Prints the table of models, URLs, and a curl that works as it stands."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    """Prints the table of models, URLs, and a curl that works as it stands; says nothing if nobody reads it."""
+    console = Console(file=(text := StringIO()), highlight=False, soft_wrap=True)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http_host, settings.http_host)  # noqa: S104
     host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{port}"
@@ -38,6 +41,14 @@ def print_banner(repository: Repository, settings: Settings, port: int, grpc_por
     console.print(f"memory  {describe([model.spec for model in repository.all()], settings)}")
     shown = max(repository.all(), key=lambda model: model.spec.text is not None)
     console.print(f"\nTry:\n\n{curl(shown.spec, url)}\n", markup=False)
+    say(text.getvalue())
+
+
+def say(text: str) -> None:
+    """Writes to stderr, if anybody reads that: a reader that has gone, or a full disk, ends nothing here."""
+    with contextlib.suppress(OSError, AttributeError):  # None, where it was closed at the start
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def curl(spec: ModelSpec, url: str) -> str:

@@ -2,11 +2,9 @@
 
 There is no waiting window: an idle runner takes at once what there is, and what arrives during a run becomes the next
 batch. A thread of its own takes, runs, lets the event loop have its turns, and takes again; the loop hears of a batch
-once, when it has been run. The batcher is given callables; it knows neither HTTP nor onnxruntime.
-
-An entry owns its future, so no two lists can be matched up wrongly. Entries whose waiter has gone are dropped before
-the run, and a run that nobody waits for is ended. A failing batch is retried singly once: only the culprit fails. The
-thread survives every failure of a run but the device's loss; if it ends, or a run does not, all waiters are failed.
+once. Entries whose waiter has gone are dropped before the run, and a run that nobody waits for is ended. A failing
+batch is retried singly once. The thread survives every failure of a run but the device's loss; if it ends, or a run
+does not, all waiters are failed.
 """
 
 import asyncio
@@ -163,6 +161,7 @@ class Batcher(Generic[Item, Result]):
     def _try(self, batch: list[Entry[Item, Result]]) -> GlassblockError | None:
         """Runs a batch and has its entries answered, or returns why it could not."""
         self._running = run = _Run(batch, self._engine.job([entry.item for entry in batch]), time.monotonic())
+        self._stop_unwanted()  # they may have left before it was known here
         results = self._run_caught(run)
         run_s = time.monotonic() - run.started_s
         self._running = None  # or it would hold its tensors until the next one comes
@@ -211,6 +210,7 @@ class Batcher(Generic[Item, Result]):
     def _watch(self) -> None:
         """Ends a run that takes too long; if it cannot be ended, nothing can be run any more."""
         if (running := self._running) is not None:
+            running.started_s = time.monotonic() if running.job.waits else running.started_s
             late_s = time.monotonic() - running.started_s - self._run_timeout_s
             if late_s > STOP_GRACE_S:
                 _log.error("a run does not end", model=self._name)

@@ -57,6 +57,8 @@ class Connection(Inlet):
         self._serve_unserved()  # which finds that its client has gone, and says so in the log
         super().connection_lost(exc)
         if self._serving is not None and not self._serving.response_complete:
+            self._serving.disconnected = True  # of those in line uvicorn tells the last one alone
+            self._serving.message_event.set()
             self._serving.scope.get("on_client_gone", _nothing)()  # type: ignore[operator]
         if self.cycle is not None:
             self.cycle.transport = self.transport  # or they would hold each other until the garbage collector comes
@@ -88,6 +90,7 @@ class Connection(Inlet):
             except GlassblockError as error:
                 self._unserved = None
                 self._body.pop()
+                scope.pop("body", None)
                 self._refuse(cycle, error)
                 return
         waits = "admitted" in scope and "probe" not in scope and scope["length"] is not None
@@ -144,15 +147,15 @@ class Connection(Inlet):
         self.tasks.add(task)
 
     async def _answer(self, cycle: Any, answer: Answer) -> None:
-        reply = None
+        sent = None
         try:
             reply = await answer(cycle.scope, cycle.receive)
-            if self.flow.write_paused:
-                await self.flow.drain()
+            if reply is not None and self.flow.write_paused:
+                await self._outlet.wait(len(reply.body), self.flow.drain)
             if reply is not None and not cycle.disconnected:
-                self._send(cycle, reply)
+                self._send(cycle, sent := reply)
         finally:
-            _note(cycle.scope, reply)
+            _note(cycle.scope, sent)
 
     def _send(self, cycle: Any, reply: Reply) -> None:
         cycle.response_complete = True
@@ -176,7 +179,7 @@ class Connection(Inlet):
         if self._deadline.at_s < math.inf:
             return
         if self._phase == "idle":
-            self._deadline.set(self.settings.idle_timeout_s)
+            self._deadline.set(FAREWELL_S if self._leaving else self.settings.idle_timeout_s)
         elif self.pipeline:
             return  # nothing is read
         elif self._phase == "head":
@@ -195,7 +198,7 @@ class Connection(Inlet):
     def shutdown(self) -> None:
         """Closes an idle connection soon: what comes until then is told so; a busy one closes after its answer."""
         self._leaving = True
-        if self._phase == "idle":
+        if self._phase == "idle" or (self._phase == "body" and self.cycle.response_complete):
             self._deadline.set(FAREWELL_S)
         elif self._phase != "head":
             self.cycle.keep_alive = False

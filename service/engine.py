@@ -7,7 +7,14 @@ Result = TypeVar("Result")
 
 
 class Job(Protocol[Result]):
-    """One batch, to be run once."""
+    """One batch, to be run once.
+
+    Attributes:
+        waits: whether it has to wait before it can go on, which is no time of its run.
+    """
+
+    @property
+    def waits(self) -> bool: ...  # noqa: D102 - above
 
     def result(self) -> list[Result]:
         """Runs it: one result an item, in order; called in the thread of runs."""

@@ -16,7 +16,7 @@ from service.memory import trim
 from service.session import Session, Stop
 from service.tensors import Batch, Float32Array, Output
 
-LOAD_AGAIN_S = 10.0  # after there was no memory for graphs: a load takes seconds, in which nobody else is run
+LOAD_AGAIN_S = 10.0  # after there was no memory or no descriptor: a load takes seconds, in which nobody else is run
 
 _log = logs.get("layers")
 
@@ -45,7 +45,7 @@ class Layers:
             finally:
                 trim()  # the files' bytes
 
-    def prepare(self, depth: int, edits: Edits) -> None:
+    def prepare(self, depth: int, edits: Edits, stop: Stop) -> None:
         """Loads what a run as far as layer `depth` needs.
 
         Raises:
@@ -55,17 +55,22 @@ class Layers:
         if self._sessions.keys() >= set(graphs):
             return
         if time.monotonic() >= self._refused_until_s:
+            stop.waits = True
             try:
                 self.load(graphs)
-            except StartError as error:
+            except (StartError, OSError) as error:
                 message = "the layers' graphs cannot be loaded, the log says why; block_output alone is served"
-                self._refuse(error, UnavailableError(message, code="layers_unavailable"), math.inf)
+                passes = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
+                until_s = time.monotonic() + LOAD_AGAIN_S if passes else math.inf
+                self._refuse(error, UnavailableError(message, code="layers_unavailable"), until_s)
             except MemoryError as error:
                 message = "out of memory for the layers' graphs; ask for block_output alone, or later"
                 refusal = UnavailableError(message, code="out_of_memory")
                 self._refuse(error, refusal, time.monotonic() + LOAD_AGAIN_S)
             else:
                 self._refusal = None
+            finally:
+                stop.waits = False
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)  # or it would grow by each
 

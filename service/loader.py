@@ -44,7 +44,7 @@ class Loader:
             NotFoundError: no such model.
         """
         self._repository.get(name)
-        await self._to_the_end(self._end(self._repository.remove(name)))
+        await self._to_the_end(self._leave(self._repository.remove(name)))
 
     async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Awaits work that goes on if who awaits it leaves: a thread that loads cannot be ended."""
@@ -71,6 +71,10 @@ class Loader:
             raise UnavailableError(str(error), code="not_loaded") from None
         finally:
             self._one.release()
+
+    async def _leave(self, models: list[Model]) -> None:
+        async with self._one:  # a load that begins has the memory of those that are gone
+            await self._end(models)
 
     async def _end(self, models: list[Model]) -> None:
         """Waits until their queues have run out, then gives their memory back."""

@@ -91,6 +91,7 @@ class _LineWriter:
         self._events: deque[_Message] = deque()
         self._arrived = threading.Event()
         self._writing = False
+        self._torn = False  # whether the last line that was written has no end
         threading.Thread(target=self._work, name="log", daemon=True).start()
 
     def put(self, event: _Message) -> None:
@@ -119,12 +120,15 @@ class _LineWriter:
             self._writing = False
 
     def _write(self, lines: list[bytes]) -> None:
-        data = memoryview(b"".join(line + b"\n" for line in lines))
+        text = b"\n" * self._torn + b"".join(line + b"\n" for line in lines)
+        data = memoryview(text)
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
-        except OSError:  # nobody reads any more
-            metrics.LOST_LOG_LINES.inc(len(lines))
+        except OSError:  # nobody reads any more, or the disk is full
+            metrics.LOST_LOG_LINES.inc(min(len(lines), bytes(data).count(b"\n")))
+        if written := len(text) - len(data):
+            self._torn = text[written - 1] != ord("\n")
 
 
 class _Forward(logging.Handler):

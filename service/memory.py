@@ -4,9 +4,9 @@ import ctypes
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -102,15 +102,22 @@ class Held:
         return of_arrays + sum(list(self._sizes.values()))
 
 
-@contextmanager
-def one_large(is_stopped: Callable[[], bool]) -> Iterator[None]:
-    """One run at a time that needs much memory: at once, two would need that of both; what each leaves is given back.
+class Waiting(Protocol):
+    """What is told while a run waits, and asked whether nobody wants it any more: it then ends as soon as it begins."""
 
-    Args:
-        is_stopped: whether nobody wants the run any more; it then waits no longer, since it ends as soon as it begins.
-    """
-    while not (alone := _LARGE.acquire(timeout=_LOOK_S)) and not is_stopped():
+    waits: bool
+
+    def is_told(self) -> bool:
+        """Whether somebody has stopped it."""
+
+
+@contextmanager
+def one_large(run: Waiting) -> Iterator[None]:
+    """One run at a time that needs much memory: two would need that of both; what each leaves is given back."""
+    run.waits = True
+    while not (alone := _LARGE.acquire(timeout=_LOOK_S)) and not run.is_told():
         pass
+    run.waits = False
     try:
         trim()
         yield

@@ -1,7 +1,7 @@
 """How answers leave: head and body in one system call, and no longer than a client may take to read them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from service.memory import Held
 
@@ -57,6 +57,15 @@ class Outlet:
         if self._head is not None:
             head, self._head = self._head, None
             self._transport.write(head)
+
+    async def wait(self, size_bytes: int, drain: Callable[[], Awaitable[None]]) -> None:
+        """Has an answer of this size wait until the client has taken those before it; it is counted like them."""
+        waiting = object()
+        UNSENT.set(waiting, size_bytes)
+        try:
+            await drain()
+        finally:
+            UNSENT.set(waiting, 0)
 
     def watch(self) -> None:
         """Starts the clock for what the client has not taken yet."""

@@ -70,18 +70,18 @@ class Reader(asyncio.BufferedProtocol):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._room: memoryview | None = None
+        self._in_place = False
         self._at_once_bytes = _FIRST_BYTES
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - of asyncio
         """Where to read to."""
-        self._room = self._connection.room()
-        return _AT_ONCE[: self._at_once_bytes] if self._room is None else self._room
+        room: memoryview | None = self._connection.room()
+        self._in_place = room is not None  # not the room: nothing may come, and it would keep the whole place
+        return _AT_ONCE[: self._at_once_bytes] if room is None else room
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have been read there."""
-        room, self._room = self._room, None  # or it would keep the whole place while nothing comes
-        if room is None:
+        if not self._in_place:
             self._at_once_bytes = len(_AT_ONCE) if nbytes == self._at_once_bytes else _FIRST_BYTES
             self._connection.data_received(_AT_ONCE[:nbytes])
         else:

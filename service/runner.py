@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.budget import LARGE_RUN_BYTES, activations_bytes
 from service.cost import Cost, measure
@@ -21,8 +19,8 @@ from service.reduction import Rollout
 from service.session import Session, Stop
 from service.settings import Settings
 from service.shedding import hold_answers
-from service.tensors import Batch, Float32Array, Found, Output, Sequence, Top, View
-from service.view import take
+from service.tensors import Batch, Float32Array, Found, Output, Sequence, View
+from service.view import owners, take
 
 _FINAL, _ROLLOUT = Output(None, FINAL_OUTPUT), Output(None, ROLLOUT)
 LEAN = (View(_FINAL),)
@@ -130,13 +128,13 @@ class Runner:
         self._hold_answers(views, size, length)
         activations = activations_bytes(self._spec, size, length) * (2 if edits else 1)  # a tensor, and as it was
         large = activations > LARGE_RUN_BYTES
-        with one_large(stop.is_told) if large else nullcontext():
+        with one_large(stop) if large else nullcontext():
             if depth is None:
                 found = self._run_model(batch, sequences, stop)
             else:
                 stop.gives_back = activations > _TRIMMED_BYTES
                 found = self._run_layers(batch, sequences, depth, edits, stop)
-        _ANSWERS.add(map(_arrays, found))
+        _ANSWERS.add(map(owners, found))
         return found
 
     def _hold_answers(self, views: Iterable[View], size: int, length: int) -> None:
@@ -158,7 +156,7 @@ class Runner:
         self, batch: Batch, sequences: list[Sequence], depth: int, edits: Edits, stop: Stop
     ) -> list[tuple[Found, ...]]:
         """Runs the layers one after another, as far as the last one asked for."""
-        self._layers.prepare(depth, edits)
+        self._layers.prepare(depth, edits, stop)
         rows = [_Row(row, sequence) for row, sequence in enumerate(sequences)]
         hidden_states = batch.hidden_states
         for layer in range(depth + 1):
@@ -221,12 +219,6 @@ class _Row:
         return unpad(values, tensor, self.index, len(self.sequence))
 
 
-def _arrays(found: tuple[Found, ...]) -> list[NDArray[Any]]:
-    """The arrays that hold what was found for a sequence, which may be the batch's."""
-    arrays = [array for each in found for array in (each if isinstance(each, Top) else (each,))]
-    return [array.base if isinstance(array.base, np.ndarray) else array for array in arrays]
-
-
 @dataclass(frozen=True, slots=True)
 class BatchRun:
     """A batch that is to be run.
@@ -244,6 +236,11 @@ class BatchRun:
     def result(self) -> list[tuple[Found, ...]]:
         """Runs it."""
         return self.runner.run(self.sequences, self.handle)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for another's run, or for graphs."""
+        return self.handle.waits
 
     def stop(self) -> None:
         """Ends the run, or keeps it from beginning."""

@@ -73,11 +73,12 @@ class Stop:
     Attributes:
         options: of these runs.
         gives_back: whether each leaves to others the memory of the device that it took.
+        waits: whether it has to wait: for another's large run, or for graphs that are loaded.
     """
 
     def __init__(self) -> None:
         self.options = onnxruntime.RunOptions()
-        self.gives_back = False
+        self.gives_back = self.waits = False
 
     def stop(self) -> None:
         """Has the run fail after the operator that it is at."""

@@ -1,12 +1,15 @@
 """What a client asked to see of a result: cuts and reductions, before anything is written."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from service.cut import as_index
 from service.queue import Answer
 from service.reduction import reduce
 from service.request import BlockRequest, BlockResult
-from service.tensors import Float32Array, Found, View
+from service.tensors import Float32Array, Found, Top, View
 
 
 def take(array: Float32Array, view: View) -> Found:
@@ -41,3 +44,9 @@ def view(request: BlockRequest, answers: list[Answer[tuple[Found, ...]]]) -> Blo
         queue_s=max([answer.queue_s for answer in answers]),
         run_s=max([answer.run_s for answer in answers]),
     )
+
+
+def owners(found: tuple[Found, ...]) -> list[NDArray[Any]]:
+    """The arrays that hold what was found for a sequence, which may be the batch's."""
+    arrays = [array for each in found for array in (each if isinstance(each, Top) else (each,))]
+    return [array.base if isinstance(array.base, np.ndarray) else array for array in arrays]

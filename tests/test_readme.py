@@ -93,7 +93,7 @@ def test_a_range_of_a_folders_layers_becomes_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_locust_with_its_page_loads_a_running_server(server: Server) -> None:
-    command = block("sh", "locustfile.py").splitlines()[1].replace("locust/bin/locust", "locust")
+    command = block("sh", "locustfile.py").splitlines()[1].replace(".venv-locust/bin/locust", "locust")
     page = "--web-host 127.0.0.1 --web-port 0 --autostart --autoquit 0"
     short = "--users 2 --spawn-rate 2 --run-time 4s --model minilm --min-rate 0.1 --max-p99-ms 30000"
     printed = run(f"{command.replace('http://127.0.0.1:8000', server.url)} {page} {short} 2>&1")

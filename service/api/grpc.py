@@ -14,9 +14,10 @@ import grpc.aio
 from service import logs
 from service.api.direct import describe
 from service.api.grpc_calls import CALLS, HEALTH, SERVICE, Served, find_named, health_of
+from service.api.grpc_status import CODES, as_metadata, describe_error, hold_until_taken, read_headers
 from service.codec.inference_proto import ProtoExchange, read_name
 from service.errors import BodyTooLargeError, DeadlineError, GlassblockError, StartError, UnsupportedError, bug
-from service.framing import combine, late
+from service.framing import late
 from service.keys import ApiKeys
 from service.lifecycle import Lifecycle, unavailable
 from service.loader import Loader
@@ -33,20 +34,6 @@ _WATCH_S = 0.2
 _DEADLINE_SLACK_S = 0.02  # a call is cancelled a little before its deadline
 _UNSUPPORTED = f"this server has no such call; of {SERVICE} it has none for streams, shared memory, traces and logs"
 _OK = 200
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
 _log = logs.get("grpc")
 
 
@@ -134,7 +121,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _answer(self, path: str, context: Any) -> bytes:
         """Serves one call, or ends it with the code and sentence of its error; leaves a line and a count of it."""
         start_s = time.perf_counter()
-        headers = _headers(context)
+        headers = read_headers(context)
         scope: dict[str, Any] = {"request_id": logs.choose_request_id(headers)}
         if path in _PROBE_PATHS:
             scope["probe"] = True
@@ -157,10 +144,12 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         logs.note_request(scope, "gRPC", route, status, time.perf_counter() - start_s, len(data))
         trailing |= {"X-Request-ID": scope["request_id"]}
         if error:
-            await context.abort(_CODES[error.status], error.sentence, _metadata(trailing | _describe(error)))
+            await context.abort(CODES[error.status], error.sentence, as_metadata(trailing | describe_error(error)))
         if status == logs.CLIENT_GONE:
             raise asyncio.CancelledError
-        context.set_trailing_metadata(_metadata(trailing))
+        context.set_trailing_metadata(as_metadata(trailing))
+        if path == _INFER:
+            hold_until_taken(context, len(data), self._served.settings.answer_timeout_s)
         return data
 
     def _cancelled(self, context: Any) -> tuple[GlassblockError | None, int]:
@@ -226,7 +215,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             service = call.read(body).service
         except GlassblockError as error:
-            await context.abort(_CODES[error.status], error.sentence, _metadata(_describe(error)))
+            await context.abort(CODES[error.status], error.sentence, as_metadata(describe_error(error)))
         while True:
             status = health_of(self._served, service) or "SERVICE_UNKNOWN"
             if status != last:
@@ -235,16 +224,3 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]
                 return
             last = status
             await asyncio.sleep(_WATCH_S)
-
-
-def _describe(error: GlassblockError) -> dict[str, str]:
-    return {"Error-Code": error.code, **error.headers}
-
-
-def _metadata(headers: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.lower(), value) for name, value in headers.items())
-
-
-def _headers(context: Any) -> dict[bytes, bytes]:
-    pairs = context.invocation_metadata()
-    return combine([(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in pairs])

@@ -46,6 +46,7 @@ class FakeJob:
         self._run = run
         self._items = items
         self.stopped = threading.Event()
+        self.waits = False
 
     def result(self) -> list[int]:
         return self._run(self._items)

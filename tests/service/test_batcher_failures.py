@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.batcher import WATCH_EVERY_S
 from service.errors import DeviceLostError, GlassblockError, IllegalRequestError, UnavailableError
 from service.queue import Queue
 from tests.service.fake_runs import FakeEngine, FakeJob, GatedRun, counted, started, take_all, until
@@ -341,3 +342,40 @@ def test_a_batcher_that_closes_beside_its_threads_look_runs_who_came_and_ends(
 
     armed = threading.Event()
     assert asyncio.run(close_beside_a_look()) == [10] * comes
+
+
+def test_a_run_whose_waiters_leave_between_its_choice_and_its_start_is_told_to_end() -> None:
+    async def leave() -> bool:
+        async with started(GatedRun()) as batcher:
+            engine, loop = vars(batcher)["_engine"], asyncio.get_running_loop()
+            job, left = engine.job, threading.Event()
+
+            def job_late(items: list[int]) -> FakeJob:
+                loop.call_soon_threadsafe(batcher.withdraw, [future])
+                loop.call_soon_threadsafe(left.set)
+                assert left.wait(5)
+                made: FakeJob = job(items)
+                return made
+
+            engine.job = job_late
+            future = batcher.submit(1, "kind", 3)
+            await until(lambda: engine.jobs and engine.jobs[0].stopped.is_set())
+            return future.cancelled()
+
+    assert asyncio.run(leave())
+
+
+def test_what_a_run_waits_for_is_no_time_of_its_own() -> None:
+    run = GatedRun(is_open=False)
+
+    async def wait() -> tuple[int, bool]:
+        async with started(run, run_timeout_s=0.1) as batcher:
+            future = batcher.submit(1, "kind", 3)
+            await until(lambda: run.batches)
+            (job,) = vars(batcher)["_engine"].jobs
+            job.waits = True
+            await asyncio.sleep(3 * WATCH_EVERY_S)
+            run.open()
+            return (await asyncio.wait_for(future, 5)).value, job.stopped.is_set()
+
+    assert asyncio.run(wait()) == (10, False)

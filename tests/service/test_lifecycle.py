@@ -16,6 +16,7 @@ from tests.server import link_models, running
 from tests.service.faulty_service import BREAKS_THE_LOOP, HELD, STUCK
 from tests.service.in_flight import FORWARD, body, failure, in_flight
 from tests.service.scraping import scrape
+from tests.service.wire import HEAD, connect, read_one
 
 FAULTY = "tests.service.faulty_service"
 
@@ -175,3 +176,14 @@ def test_a_full_disk_under_its_log_harms_no_request_and_what_is_lost_is_counted(
         assert scrape(client)[lost] >= 20
         assert client.post(FORWARD, json=body(3)).status_code == 200
         assert server.stop() == 0
+
+
+@pytest.mark.long
+def test_a_stop_does_not_wait_for_the_body_of_a_refused_request(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path, FAULTY, max_in_flight=1) as server, connect(server) as connection:
+        with in_flight(server, HELD):
+            connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n{")
+            assert read_one(connection).status == 429
+        start_s = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - start_s < 5

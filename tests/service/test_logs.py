@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service import logs, metrics
 from tests.server import Server, link_models, running
 from tests.service.log_lines import lines_of, log_of
 from tests.service.refusal import GOOD, assert_refused
@@ -116,3 +117,26 @@ def test_a_bug_is_told_as_one_in_the_one_form_and_logged_with_its_place(
     assert "TypeError: no such thing: \\udc80" in bug["exception"]
     assert "buggy_service.py" in bug["exception"]
     assert datetime.fromisoformat(bug["time"]) <= datetime.now(UTC)
+
+
+def test_lines_that_are_written_in_part_are_counted_once_and_the_next_one_stands_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written, room = bytearray(), [40, 0, 10_000]
+
+    def write(_: int, data: memoryview) -> int:
+        if not (most := room.pop(0)):
+            raise BlockingIOError
+        written.extend(data[:most])
+        return min(most, len(data))
+
+    monkeypatch.setattr("service.logs.os.write", write)
+    writer, lost = logs._LineWriter(-1), metrics.LOST_LOG_LINES._value.get()
+    for _ in range(3):
+        writer.put({"event": "thirty bytes long"})
+    writer.flush()
+    writer.put({"event": "next"})
+    writer.flush()
+    line = b'{"event":"thirty bytes long"}'
+    assert bytes(written).split(b"\n") == [line, line[:10], b'{"event":"next"}', b""]
+    assert metrics.LOST_LOG_LINES._value.get() - lost == 2

@@ -227,9 +227,7 @@ def test_a_load_goes_on_without_its_client_and_no_other_begins_beside_it(reloadi
         answer = client.post("/v2/repository/models/tiny/load", timeout=30)
         took_s = time.monotonic() - start_s
         assert before.status_code == answer.status_code == httpx.codes.OK, answer.text
-        assert (
-            2 * RELOAD_S < took_s < 3 * RELOAD_S
-        )  # the first one's and its own
+        assert 2 * RELOAD_S < took_s < 3 * RELOAD_S  # the first one's and its own
         assert ask(client, states()).status_code == httpx.codes.OK
 
 
