@@ -26,7 +26,8 @@ _PATHS = {"page": "/", "API": "/docs", "models": "/v1/models", "ready": "/readyz
 
 def print_banner(repository: Repository, settings: Settings, port: int, grpc_port: int | None) -> None:
     """Prints the table of models, URLs, and a curl that works as it stands; says nothing if nobody reads it."""
-    console = Console(file=(text := StringIO()), highlight=False, soft_wrap=True)
+    seen = sys.stderr is not None and sys.stderr.isatty()
+    console = Console(file=(text := StringIO()), force_terminal=seen, highlight=False, soft_wrap=True)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http_host, settings.http_host)  # noqa: S104
     host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{port}"
@@ -40,7 +41,7 @@ def print_banner(repository: Repository, settings: Settings, port: int, grpc_por
         console.print(f"gRPC    {host}:{grpc_port}")
     console.print(f"memory  {describe([model.spec for model in repository.all()], settings)}")
     shown = max(repository.all(), key=lambda model: model.spec.text is not None)
-    console.print(f"\nTry:\n\n{curl(shown.spec, url)}\n", markup=False)
+    console.print(f"\nTry:\n\n{curl(shown.spec, url, keyed=settings.api_keys_file is not None)}\n", markup=False)
     say(text.getvalue())
 
 
@@ -51,9 +52,17 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def curl(spec: ModelSpec, url: str) -> str:
-    """A request for this model that can be pasted into a shell: attention if it reads text, else numbers."""
+def curl(spec: ModelSpec, url: str, *, keyed: bool = False) -> str:
+    """A request for this model that can be pasted into a shell: attention if it reads text, else numbers.
+
+    Args:
+        spec: the model.
+        url: of the server.
+        keyed: whether the server asks for a key, which the shell is to have as GLASSBLOCK_KEY.
+    """
     route = f"{url}/v1/models/{spec.name}/forward"
+    if keyed:
+        route += ' -H "Authorization: Bearer $GLASSBLOCK_KEY"'
     if spec.text is not None:
         address, head = f"layers.{len(spec.layers) - 1}.attention_weights", (spec.num_attention_heads or 1) - 1
         body = json.dumps({"text": SENTENCE, "outputs": [address]})

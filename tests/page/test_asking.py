@@ -217,6 +217,7 @@ def test_the_tour_has_six_steps_with_formulas_and_the_sentences_own_numbers(
     assert "“it”" in words[1]
     assert "“cat”" in words[1]
     assert "71.2 %" in words[1]
+    assert ("With a head of an earlier layer" in words[5]) is (language == "en")  # the head shown is in the last one
     assert page.locator("html").get_attribute("lang") == {"en": "en", "pt": "pt-BR"}[language]
     page.click(f"#tour button:has-text('{last}')")
     expect(page.locator("#tour")).to_be_hidden()

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from tests.artifacts import export
 from tests.page.test_looking import Visit
-from tests.server import running
+from tests.server import Server, running
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 MODULE = """
@@ -48,6 +48,22 @@ def look(page: Page) -> None:
     expect(page.locator("#map")).to_be_hidden()
     expect(page.locator("#tab-arcs")).to_be_hidden()
     expect(page.locator("#tab-what-if")).to_be_hidden()
+    expect(page.locator("#start-tour")).to_be_hidden()
     page.click("[data-probe=block_output]")
     expect(page.locator(".detail h3")).to_have_text("block_output[8], at “8” 4")
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_module_without_heads_to_change_is_offered_no_change_and_a_tour_of_what_it_has(
+    server: Server, visit: Visit
+) -> None:
+    page = visit(server, "model=my-block&scale=0.0:0&panel=what-if")
+    expect(page.locator("#map")).to_be_visible()
+    expect(page.locator("#tab-what-if")).to_be_hidden()
+    expect(page.locator("#panel-arcs li").first).to_be_visible()
+    page.click("#start-tour")
+    expect(page.locator("#tour p").first).to_have_text("Step 1 of 1")
+    expect(page.locator("#tour h2")).to_have_text("Scores and softmax")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#tour")).to_be_hidden()
     expect(page.locator("#error")).to_be_hidden()

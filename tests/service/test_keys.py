@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -40,6 +41,14 @@ def locked(tmp_path_factory: pytest.TempPathFactory, artifact: Callable[[str], P
     models = link_models(folder / "models", {"tiny": artifact("tiny")})
     with running(models, folder, api_keys_file=keys) as server:
         yield server
+
+
+def test_the_banners_request_brings_a_key(locked: Server) -> None:
+    request = locked.stderr.read_text().partition("Try:")[2]
+    done = subprocess.run(
+        ["bash", "-c", request], env={**os.environ, "GLASSBLOCK_KEY": KEY}, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["model"] == "tiny"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import { clock } from "./timing.js";
 import { Tokens } from "./tokens.js";
 import { Tour } from "./tour.js";
 import { clear, watch } from "./trouble.js";
-import { interventionsOf, WhatIf } from "./what_if.js";
+import { canChange, interventionsOf, WhatIf } from "./what_if.js";
 
 const state = fromHash(location.hash);
 let t = words(state.lang);
@@ -128,16 +128,16 @@ function drawRow() {
 }
 
 function drawPanel() {
-  if (scene.maps) tabs.mark(state.panel);
-  else tabs.mark("block", ["block"]);
+  const offered = scene.maps ? ["arcs", "block", ...(canChange(description) ? ["what-if"] : [])] : ["block"];
+  tabs.mark(offered.includes(state.panel) ? state.panel : offered[0], offered);
   if (tabs.isShown("block")) block.show(description.outputs, { ...scene }, t);
-  if (tabs.isShown("what-if") && scene.maps) whatIf.show({ scene, state, layers: scene.measures.length }, t);
+  if (tabs.isShown("what-if") && offered.includes("what-if")) whatIf.show({ scene, state, layers: scene.measures.length }, t);
 }
 
 /** The request of what is in the picture. */
 function copied() {
   const outputs = [scene.maps ? `layers.${scene.layer}.attention_weights[${scene.head}]` : "block_output"];
-  return { model: description.name, input: scene.input, outputs, interventions: scene.maps && interventionsOf(state) };
+  return { model: description.name, input: scene.input, outputs, interventions: scene.maps && canChange(description) && interventionsOf(state) };
 }
 
 async function chooseHead(layer, head) {

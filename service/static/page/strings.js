@@ -15,10 +15,11 @@ const en = {
   run: "Look",
   key: "This server asks for a key",
   use: "Use",
+  wrongKey: "This key is not one of the server's.",
   gone: "The server does not answer. Trying again…",
   back: "The server is back.",
   heads: "Heads",
-  headsHint: "A row for each layer, a picture for each head: whom every token (from top to bottom) looks at (from left to right). The edge's colour says what most of its tokens do.",
+  headsHint: "A row for each layer, a picture for each head: whom every token (from top to bottom) looks at (from left to right). The edge's colour says what most of its tokens do. Layers and heads are counted from 0.",
   sort: "Order",
   layers: "layer by layer",
   sharp: "sharpest first",
@@ -92,6 +93,7 @@ const en = {
   tourResidual: "Neither part replaces the vector: each adds to it. The line at the left of the block is that stream. A norm keeps its length in bounds; compare ‖x‖ of “{token}” before and after.",
   tourAblationName: "Take a head away",
   tourAblation: "A picture does not say what matters. An experiment says more: press “Remove” to scale layer {layer}, head {head} by 0, and see how far the output moves and which later heads look elsewhere.",
+  tourAblationAtTheEnd: "A picture does not say what matters. An experiment says more: press “Remove” to scale layer {layer}, head {head} by 0, and see how far the output moves. With a head of an earlier layer you see as well which later heads look elsewhere.",
 };
 
 const pt = {
@@ -109,10 +111,11 @@ const pt = {
   run: "Ver",
   key: "Este servidor pede uma chave",
   use: "Usar",
+  wrongKey: "Esta chave não é uma das chaves do servidor.",
   gone: "O servidor não responde. Tentando de novo…",
   back: "O servidor voltou.",
   heads: "Cabeças",
-  headsHint: "Uma linha por camada, uma imagem por cabeça: para quem cada token (de cima para baixo) olha (da esquerda para a direita). A cor da borda diz o que a maioria dos tokens faz.",
+  headsHint: "Uma linha por camada, uma imagem por cabeça: para quem cada token (de cima para baixo) olha (da esquerda para a direita). A cor da borda diz o que a maioria dos tokens faz. Camadas e cabeças são contadas a partir de 0.",
   sort: "Ordem",
   layers: "camada por camada",
   sharp: "mais concentradas primeiro",
@@ -186,6 +189,7 @@ const pt = {
   tourResidual: "Nenhuma parte substitui o vetor: cada uma soma algo a ele. A linha à esquerda do bloco é esse fluxo. Uma norm mantém seu comprimento dentro de limites; compare ‖x‖ de “{token}” antes e depois.",
   tourAblationName: "Retire uma cabeça",
   tourAblation: "Uma imagem não diz o que importa. Um experimento diz mais: clique em “Retirar” para multiplicar a camada {layer}, cabeça {head} por 0, e veja quanto a saída se move e que cabeças seguintes olham para outro lugar.",
+  tourAblationAtTheEnd: "Uma imagem não diz o que importa. Um experimento diz mais: clique em “Retirar” para multiplicar a camada {layer}, cabeça {head} por 0, e veja quanto a saída se move. Com uma cabeça de uma camada anterior, você vê também que cabeças seguintes olham para outro lugar.",
 };
 
 const languages = { en, pt };

@@ -18,7 +18,7 @@ export function listen(open) {
 }
 
 /** @param {string} open panel @param {string[]} offered what the model has something to show in */
-export function mark(open, offered = PANELS) {
+export function mark(open, offered) {
   for (const name of PANELS) {
     $(`tab-${name}`).hidden = $(`panel-${name}`).hidden = !offered.includes(name);
     $(`tab-${name}`).setAttribute("aria-selected", name === open);

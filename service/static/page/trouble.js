@@ -1,6 +1,6 @@
 // What went wrong, in the server's own sentence; and a server that is gone, until it is back.
 
-import { isReady, Refusal, useKey } from "./api.js";
+import { hasKey, isReady, Refusal, useKey } from "./api.js";
 import { $, say } from "./elements.js";
 
 const FIRST_WAIT_MS = 500;
@@ -19,7 +19,8 @@ export function watch(again, t) {
     document.body.classList.remove("running");
     if (reason.status === 0) return void wait(again, t);
     if (reason.status === 401) askForKey();
-    $("error").textContent = reason.message;
+    if (reason.status === 401 && !hasKey()) return; // it is no mistake not to have given one yet
+    $("error").textContent = reason.status === 401 ? t()("wrongKey") : reason.message;
     $("error").hidden = false;
   });
   $("key").addEventListener("submit", (event) => {

@@ -6,6 +6,9 @@ import { drawSmall } from "./heatmap.js";
 
 const LONGEST_LIST = 6;
 
+/** Whether a head's part can be changed: a module of somebody's own may have no such tensor. */
+export const canChange = ({ outputs }) => outputs.some(({ address }) => address === "layers.0.context");
+
 /** {address: {scale: factor}} of a state's changes; undefined if there is none. */
 export function interventionsOf({ scale, cut }) {
   const changes = scalesOf(scale).map(([head, factor]) => {
