@@ -6,7 +6,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
 
-import typer
+try:
+    import typer
+except ImportError:
+    sys.exit("glassblock-export: it needs what the server does not: install Glassblock with its extra export")
 from rich.console import Console
 
 from export import ExportError

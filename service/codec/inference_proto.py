@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from google.protobuf.runtime_version import VersionError
 
 from service.codec import proto_wire
 from service.codec.envelope import read_whole
@@ -28,10 +29,14 @@ from service.codec.inference_head import (
 from service.codec.inference_input import DATATYPES, STORED, check_count
 from service.codec.inference_request import PROBES, read_tensors
 from service.codec.interventions import MOST_AXES, check_rank
-from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 from service.errors import IllegalRequestError, UnreadableError, nearest
 from service.manifest import ModelSpec
 from service.request import BlockResult, Tensors
+
+try:
+    from service.codec.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
+except VersionError as error:  # tritonclient[grpc], installed beside the server, brings an older one
+    raise ImportError(str(error), name="a protobuf as new as the one that it was built with") from error
 
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
 _FP32_CONTENTS = InferTensorContents.DESCRIPTOR.fields_by_name["fp32_contents"].number

@@ -113,6 +113,17 @@ def test_everything_is_reached_without_a_mouse(server: Server, visit: Visit) -> 
     page.keyboard.type("A dog barked at it.")
     page.keyboard.press("Enter")
     expect(page.locator("#tokens button").nth(2)).to_have_text("dog")
+    tab_to("token")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#tokens button").nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#tokens button").nth(1)).to_be_focused()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator("#tokens button").nth(5)).to_have_text("it")
+    expect(page.locator("#tokens button").nth(5)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Tab")
+    assert page.evaluate(focus) != "token"
     tab_to("head")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#map-name")).to_have_text("Layer 5, head 10")

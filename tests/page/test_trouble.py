@@ -28,8 +28,10 @@ def test_a_refusal_is_shown_in_the_servers_own_sentence_and_goes_with_the_next_a
     page.fill("#text", text.strip())
     page.click("#run")
     expect(page.locator("#error")).to_have_text(refusal.json()["error"])
+    expect(page.locator("#map")).to_have_css("opacity", "0.45")  # it is of the sentence before
     page.click(".preset >> nth=1")
     expect(page.locator("#tokens button")).to_have_count(16)
+    expect(page.locator("#map")).to_have_css("opacity", "1")
     expect(page.locator("#error")).to_be_hidden()
 
 

@@ -191,6 +191,25 @@ def test_an_idle_server_with_open_channels_ends_at_once(models: Path, tmp_path: 
 
 
 @pytest.mark.long
+def test_an_older_protobuf_than_the_servers_is_said_in_a_sentence(models: Path) -> None:
+    older = """
+import sys
+from google.protobuf import runtime_version as found
+def validate(*words):
+    if "open_inference.proto" in words[-1]:
+        raise found.VersionError("gencode 7.35.1 runtime 6.33.6")
+found.ValidateProtobufRuntimeVersion = validate
+from service.__main__ import main
+main()
+"""
+    command = [sys.executable, "-c", older, f"--models={models}", "--http-port=0", "--grpc-port=0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    missing = "a protobuf as new as the one that it was built with is not installed"
+    message = f"grpc_port is set, but {missing}: install Glassblock with its extra grpc"
+    assert (done.returncode, done.stderr) == (1, f"glassblock-serve: {message}\n")
+
+
+@pytest.mark.long
 def test_while_the_models_load_calls_are_unavailable_and_liveness_is_told(models: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         http_port, grpc_port = first.getsockname()[1], second.getsockname()[1]

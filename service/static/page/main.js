@@ -58,10 +58,10 @@ async function chooseModel() {
 /** Runs the model on the input, and shows what can be shown of it at once; the rest is asked for by need. */
 async function run() {
   clear();
-  document.body.classList.add("running");
+  document.body.classList.add("running", "stale"); // stale until there is an answer
   const given = input.value;
   const looked = await look(description, given, state, asker(description.name, given));
-  document.body.classList.remove("running");
+  document.body.classList.remove("running", ...(looked ? ["stale"] : []));
   if (!looked) return; // a later run has begun
   scene = looked;
   hovered = undefined;
