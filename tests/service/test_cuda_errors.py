@@ -100,24 +100,37 @@ def test_a_lack_of_memory_is_known_whoever_tells_it(
         run(as_if_on_cuda)
 
 
-def test_layers_that_found_no_memory_are_loaded_a_while_later_and_not_for_every_request_until_then(
-    artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+UNREADABLE = StartError("too many open files")
+UNREADABLE.__cause__ = OSError("too many open files")
+
+
+@pytest.mark.parametrize(
+    ("passing", "message", "code"),
+    [
+        (MemoryError(), "out of memory", "out_of_memory"),
+        (OSError("I/O error"), "the log says why", "layers_unavailable"),
+        (UNREADABLE, "the log says why", "layers_unavailable"),
+    ],
+    ids=["memory", "a read", "an open"],
+)
+def test_layers_that_lacked_something_just_then_are_loaded_a_while_later_and_not_for_every_request_until_then(
+    artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, passing: Exception, message: str, code: str
 ) -> None:
     loads: list[list[str]] = []
 
     def load(graphs: Iterable[str]) -> dict[str, Session]:
         loads.append([*graphs])
         if len(loads) == 1:
-            raise MemoryError
+            raise passing
         return dict.fromkeys(graphs, as_any)
 
     as_any: Any = object()
     spec = read_manifest((artifact("tiny") / "manifest.json").read_bytes(), "tiny")
     layers = Layers(spec, load)
     for _ in range(5):
-        with pytest.raises(UnavailableError, match="out of memory") as refused:
+        with pytest.raises(UnavailableError, match=message) as refused:
             layers.prepare(1, Edits([], spec), Stop())
-        assert refused.value.code == "out_of_memory"
+        assert refused.value.code == code
     assert len(loads) == 1
     now_s = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now_s + LOAD_AGAIN_S)
@@ -137,28 +150,3 @@ def test_a_lack_of_memory_at_the_start_is_said_in_one_sentence(
     settings = read_settings([f"--models={artifact('tiny').parent.parent}"])
     with pytest.raises(StartError, match=f"^out of memory while loading: {reason}$"):
         load_models(settings, lambda: None, "tiny")
-
-
-@pytest.mark.parametrize("passing", [OSError("I/O error"), StartError("no file")])
-def test_layers_whose_files_could_not_be_read_just_then_are_loaded_a_while_later(
-    artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, passing: Exception
-) -> None:
-    if isinstance(passing, StartError):
-        passing.__cause__ = OSError("too many open files")
-    errors = [passing]
-
-    def load(graphs: Iterable[str]) -> dict[str, Session]:
-        if errors:
-            raise errors.pop()
-        return dict.fromkeys(graphs, as_any)
-
-    as_any: Any = object()
-    spec = read_manifest((artifact("tiny") / "manifest.json").read_bytes(), "tiny")
-    layers = Layers(spec, load)
-    for _ in range(2):
-        with pytest.raises(UnavailableError, match="the log says why") as refused:
-            layers.prepare(1, Edits([], spec), Stop())
-        assert refused.value.code == "layers_unavailable"
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + LOAD_AGAIN_S)
-    layers.prepare(1, Edits([], spec), Stop())
